@@ -1,1 +1,23 @@
-//! skeleton
+//! Tokens in, logits out. The fifth station of the corridor: it knows the formulas of each family, asks `store` for the bundles
+//! that the router picks and a `kernels` backend to compute with them. It never sees text or paths.
+//!
+//! [`Model::forward`] takes rows of several sequences: a prompt's chunk, one decode step and a batch are the same call, and a
+//! row's result never depends on the others, to the bit.
+
+mod error;
+mod forward;
+mod load;
+mod observe;
+mod options;
+mod state;
+mod timing;
+mod weights;
+mod work;
+
+pub use error::ModelError;
+pub use forward::{MAX_SEQUENCES, Sequence, Wanted};
+pub use load::{Footprint, Model};
+pub use observe::Observer;
+pub use options::ModelOptions;
+pub use state::State;
+pub use timing::{Part, Timing};

@@ -1,0 +1,231 @@
+//! From a checkpoint to a model that can run, and what that takes in memory.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use flashmill_checkpoint::{Checkpoint, ModelSpec};
+use flashmill_kernels::Backend;
+use flashmill_store::{Files, Records, Stats, Store};
+
+use crate::state::Pool;
+use crate::timing::Timing;
+use crate::weights::{self, Loader, Weights};
+use crate::work::Work;
+use crate::{ModelError, ModelOptions, State};
+
+/// A loaded model: trunk resident, bundles behind the store.
+pub struct Model {
+    pub(crate) spec: ModelSpec,
+    pub(crate) options: ModelOptions,
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) weights: Weights,
+    pub(crate) store: Store,
+    pub(crate) work: Work,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) timing: Timing,
+}
+
+/// Bytes of memory by purpose, known before anything is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Footprint {
+    /// Weights that every token uses.
+    pub trunk_bytes: u64,
+    /// KV pages of all sequences.
+    pub kv_bytes: u64,
+    /// DeltaNet states, saved ones included.
+    pub state_bytes: u64,
+    /// Activations of a chunk, logits, scratch of the kernels.
+    pub work_bytes: u64,
+    /// The index of all records.
+    pub index_bytes: u64,
+    /// The least that the store needs: one slot of each size.
+    pub slot_floor_bytes: u64,
+    /// Slots for every bundle: more is of no use.
+    pub slot_ceiling_bytes: u64,
+}
+
+impl Footprint {
+    /// What is resident besides the slots.
+    pub fn resident_bytes(&self) -> u64 {
+        self.trunk_bytes + self.kv_bytes + self.state_bytes + self.work_bytes + self.index_bytes
+    }
+
+    /// The least that the model runs in.
+    pub fn floor_bytes(&self) -> u64 {
+        self.resident_bytes() + self.slot_floor_bytes
+    }
+
+    /// Counts what loading with `options` would take. `backend` is a fresh one of the kind that will be used; it is used up.
+    pub fn of(
+        checkpoint: &Checkpoint,
+        mut backend: Box<dyn Backend>,
+        options: &ModelOptions,
+    ) -> Result<Footprint, ModelError> {
+        let spec = checkpoint.spec();
+        let matrices = weights::trunk_matrices(checkpoint.trunk()).into_iter().map(|m| m.shape.bytes() as u64);
+        let vectors = weights::trunk_vectors(checkpoint.trunk()).into_iter().map(|v| 4 * v.len as u64);
+        let records = records(checkpoint);
+        let n_bundles: u64 = (0..records.n_layers()).map(|layer| n_bundles(checkpoint, layer)).sum();
+        let n_parts = 9;
+        let work = Work::new(backend.as_mut(), spec, options, options.top_k(spec)?);
+        reserve(backend.as_mut(), checkpoint, options);
+        Ok(Footprint {
+            trunk_bytes: matrices.sum::<u64>() + vectors.sum::<u64>(),
+            kv_bytes: (options.n_pages() * options.kv_shape(spec).page_bytes()) as u64,
+            state_bytes: (options.n_states * delta_state_len(spec) * 4) as u64,
+            work_bytes: (backend.bytes() + work.host.bytes()) as u64,
+            index_bytes: n_bundles * n_parts * size_of::<flashmill_layout::Extent>() as u64,
+            slot_floor_bytes: Store::floor_bytes(&records),
+            slot_ceiling_bytes: slot_ceiling(checkpoint, &records),
+        })
+    }
+}
+
+impl Model {
+    /// Reads the trunk and opens the store. `progress` is told the bytes of the trunk read so far, and in all.
+    pub fn load(
+        checkpoint: &Checkpoint,
+        mut backend: Box<dyn Backend>,
+        options: ModelOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Model, ModelError> {
+        let spec = checkpoint.spec().clone();
+        let top_k = options.top_k(&spec)?;
+        let paths: Vec<PathBuf> = checkpoint.files().iter().map(|file| file.path.clone()).collect();
+        let files = Arc::new(Files::open(&paths)?);
+        let total = weights::trunk_matrices(checkpoint.trunk()).iter().map(|m| m.shape.bytes() as u64).sum();
+        let mut loader = Loader {
+            backend: backend.as_mut(),
+            files: &files,
+            progress: &mut |done| progress(done.min(total), total),
+            n_read: 0,
+        };
+        let weights = loader.weights(checkpoint)?;
+        let work = Work::new(backend.as_mut(), &spec, &options, top_k);
+        reserve(backend.as_mut(), checkpoint, &options);
+        backend.kv_cache(options.kv_shape(&spec), options.n_pages());
+        let deltas = (0..options.n_states).map(|_| backend.buffer(delta_state_len(&spec))).collect();
+        let store = Store::open(files, records(checkpoint), &options.store)?;
+        Ok(Model {
+            timing: Timing::new(spec.layers.len()),
+            pool: Pool::new(options.n_pages(), deltas, options.context),
+            spec,
+            options,
+            backend,
+            weights,
+            store,
+            work,
+        })
+    }
+
+    /// The model's description.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// What it was loaded with.
+    pub fn options(&self) -> &ModelOptions {
+        &self.options
+    }
+
+    /// Experts that each token uses.
+    pub fn experts_per_token(&self) -> usize {
+        self.work.host.picks.top_k
+    }
+
+    /// Reads, hits and waits since loading.
+    pub fn store_stats(&self) -> Stats {
+        self.store.stats()
+    }
+
+    /// The store behind the model.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Name of the device that computes.
+    pub fn backend_name(&self) -> String {
+        self.backend.name()
+    }
+
+    /// Time spent in each part since loading.
+    pub fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
+    /// The state before the first token.
+    pub fn new_state(&mut self) -> Result<State, ModelError> {
+        let state = self.pool.take()?;
+        self.backend.zero(state.delta, delta_state_len(&self.spec));
+        Ok(state)
+    }
+
+    /// A second, independent state at the same position.
+    pub fn fork(&mut self, state: &State) -> Result<State, ModelError> {
+        let fork = self.pool.fork(state)?;
+        self.backend.copy(state.delta, fork.state.delta);
+        if let Some((from, to)) = fork.page {
+            self.backend.kv_copy(from, to);
+        }
+        Ok(fork.state)
+    }
+
+    /// The recurrent part of a state, of all DeltaNet layers: for each layer the last `conv_kernel - 1` columns before the convolution,
+    /// oldest first, then `[n_value_heads][key_dim][value_dim]`.
+    pub fn delta_state(&mut self, state: &State) -> Vec<f32> {
+        let mut values = vec![0.0; delta_state_len(&self.spec)];
+        self.backend.read(state.delta, 0, &mut values);
+        values
+    }
+}
+
+/// Values of a sequence's DeltaNet state, all layers.
+fn delta_state_len(spec: &ModelSpec) -> usize {
+    spec.delta_net.as_ref().map_or(0, |delta| {
+        weights::n_delta_layers(spec) * weights::delta_shape(delta).state_len()
+    })
+}
+
+fn n_bundles(checkpoint: &Checkpoint, layer: usize) -> u64 {
+    match (checkpoint.bundle_shapes(layer), checkpoint.spec().moe) {
+        (Some(_), Some(moe)) => moe.n_experts as u64,
+        _ => 0,
+    }
+}
+
+/// Where every bundle lies, for the store.
+fn records(checkpoint: &Checkpoint) -> Records {
+    let mut records = Records::new();
+    for layer in 0..checkpoint.spec().layers.len() {
+        match checkpoint.bundle_shapes(layer) {
+            Some(shapes) => {
+                let n_parts = shapes.iter().map(|shape| shape.encoding.n_parts()).sum();
+                records.push_layer(n_parts, checkpoint.bundle_extents(layer));
+            }
+            None => records.push_layer(0, Vec::new()),
+        }
+    }
+    records
+}
+
+/// Slots for every bundle, with room for the aligned covers of up to nine extents each.
+fn slot_ceiling(checkpoint: &Checkpoint, records: &Records) -> u64 {
+    const PAGE: u64 = 4096;
+    (0..records.n_layers())
+        .map(|layer| {
+            let n_parts = checkpoint
+                .bundle_shapes(layer)
+                .map_or(0, |shapes| shapes.iter().map(|shape| shape.encoding.n_parts()).sum::<usize>());
+            n_bundles(checkpoint, layer) * (records.record_bytes(layer) + n_parts as u64 * 2 * PAGE)
+        })
+        .sum()
+}
+
+fn reserve(backend: &mut dyn Backend, checkpoint: &Checkpoint, options: &ModelOptions) {
+    let trunk = weights::trunk_matrices(checkpoint.trunk()).into_iter().map(|matrix| matrix.shape.cols);
+    let bundles = (0..checkpoint.spec().layers.len())
+        .filter_map(|layer| checkpoint.bundle_shapes(layer))
+        .flat_map(|shapes| shapes.map(|shape| shape.cols));
+    let max_cols = trunk.chain(bundles).max().unwrap_or(0);
+    backend.reserve(options.max_rows.max(options.max_logit_rows), max_cols, checkpoint.spec().attention.n_heads);
+}

@@ -1,0 +1,67 @@
+use flashmill_checkpoint::ModelSpec;
+use flashmill_kernels::{KvKind, KvShape, PAGE_TOKENS};
+use flashmill_store::StoreOptions;
+
+use crate::ModelError;
+
+/// What a model is loaded with. Everything that takes memory is fixed here, so that the plan can count it.
+#[derive(Clone, Debug)]
+pub struct ModelOptions {
+    /// Most rows of one forward pass: the length of a prompt's chunk.
+    pub max_rows: usize,
+    /// Most rows of one forward pass whose logits are wanted.
+    pub max_logit_rows: usize,
+    /// How keys and values are stored.
+    pub kv: KvKind,
+    /// Positions of each sequence.
+    pub context: usize,
+    /// Sequences with a full context of their own.
+    pub n_sequences: usize,
+    /// States in all: those of the sequences and saved ones, which share pages with them.
+    pub n_states: usize,
+    /// Experts per token; the model's own number if not given.
+    pub experts_per_token: Option<usize>,
+    /// Reader, slots and policy.
+    pub store: StoreOptions,
+}
+
+impl Default for ModelOptions {
+    fn default() -> Self {
+        ModelOptions {
+            max_rows: 512,
+            max_logit_rows: 1,
+            kv: KvKind::F16,
+            context: 4096,
+            n_sequences: 1,
+            n_states: 3,
+            experts_per_token: None,
+            store: StoreOptions::default(),
+        }
+    }
+}
+
+impl ModelOptions {
+    /// Experts of a token, the model's own unless the user asked otherwise; 0 for a model without experts.
+    pub fn top_k(&self, spec: &ModelSpec) -> Result<usize, ModelError> {
+        let Some(moe) = spec.moe else { return Ok(0) };
+        let wanted = self.experts_per_token.unwrap_or(moe.top_k);
+        if wanted == 0 || wanted > moe.n_experts {
+            return Err(ModelError::ExpertsPerToken { wanted, n_experts: moe.n_experts });
+        }
+        Ok(wanted)
+    }
+
+    /// Pages of the KV cache: a full context for each sequence, and for each state the one partly filled page it cannot share.
+    pub(crate) fn n_pages(&self) -> usize {
+        self.n_sequences * self.context.div_ceil(PAGE_TOKENS) + self.n_states
+    }
+
+    pub(crate) fn kv_shape(&self, spec: &ModelSpec) -> KvShape {
+        KvShape {
+            n_layers: crate::weights::n_attention_layers(spec),
+            n_kv_heads: spec.attention.n_kv_heads,
+            head_dim: spec.attention.head_dim,
+            kind: self.kv,
+        }
+    }
+}

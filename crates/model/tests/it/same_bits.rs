@@ -1,0 +1,154 @@
+//! What must not change a single bit: cache size, reader, policy, threads, SIMD level, chunking, neighbours, resuming.
+
+use flashmill_kernels::{KvKind, Level};
+use flashmill_model::{Model, ModelOptions, Sequence, State, Wanted};
+use flashmill_store::{ReaderKind, StoreOptions};
+
+use crate::fixture::{self, ALL, Golden, options};
+
+const FAMILIES: [&str; 5] = ["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_5_moe_mlx2", "qwen3_next", "qwen3_moe"];
+
+/// Logits of the prompt and of 8 greedy tokens, as bits.
+fn run(model: &mut Model, prompt: &[u32]) -> Vec<u32> {
+    let mut state = model.new_state().unwrap();
+    let logits = fixture::read_all(model, &mut state, prompt, None);
+    let last = logits[logits.len() - model.spec().vocab_size..].to_vec();
+    let (rows, _) = fixture::greedy(model, &mut state, last, 8);
+    bits(logits.into_iter().chain(rows))
+}
+
+fn bits(values: impl IntoIterator<Item = f32>) -> Vec<u32> {
+    values.into_iter().map(f32::to_bits).collect()
+}
+
+fn with_store(store: StoreOptions) -> ModelOptions {
+    ModelOptions { store, ..options() }
+}
+
+fn equal(what: &str, a: &[u32], b: &[u32]) {
+    assert_eq!(a.len(), b.len(), "{what}: as many values");
+    let n = a.iter().zip(b).filter(|(a, b)| a != b).count();
+    assert_eq!(n, 0, "{what}: {n} of {} logits differ", a.len());
+}
+
+#[test]
+fn streamed_is_resident() {
+    for name in FAMILIES {
+        let prompt = Golden::open(name).ids("prompt_ids");
+        let resident = run(&mut fixture::load(name, fixture::cpu(2, None), options()), &prompt);
+        for slot_bytes in [0, 150 << 10, 400 << 10, 1 << 20, ALL] {
+            let checkpoint = flashmill_checkpoint::Checkpoint::open(&fixture::path(name)).unwrap();
+            let footprint =
+                flashmill_model::Footprint::of(&checkpoint, fixture::cpu(1, None), &options()).unwrap();
+            let slot_bytes = slot_bytes.max(footprint.slot_floor_bytes);
+            for reader in [ReaderKind::Uring, ReaderKind::Pread, ReaderKind::PageCache] {
+                let store = StoreOptions { reader, slot_bytes, ..StoreOptions::default() };
+                let mut model = fixture::load(name, fixture::cpu(2, None), with_store(store));
+                let n_slots = model.store().n_slots();
+                let what = format!("{name} with {n_slots} slots, {reader}");
+                equal(&what, &run(&mut model, &prompt), &resident);
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_and_levels() {
+    for name in FAMILIES {
+        let prompt = Golden::open(name).ids("prompt_ids");
+        let scalar = run(&mut fixture::load(name, fixture::cpu(1, Some(Level::Scalar)), options()), &prompt);
+        for level in Level::available() {
+            for threads in [1, 2, 3, 7] {
+                let mut model = fixture::load(name, fixture::cpu(threads, Some(level)), options());
+                equal(&format!("{name}, {level} on {threads} threads"), &run(&mut model, &prompt), &scalar);
+            }
+        }
+    }
+}
+
+#[test]
+fn kv_kinds_do_not_depend_on_threads_or_level() {
+    let prompt = Golden::open("qwen3_5_moe").ids("long_prompt_ids");
+    for kv in [KvKind::F32, KvKind::F16, KvKind::Q8] {
+        let options = || ModelOptions { kv, ..options() };
+        let backend = || fixture::cpu(1, Some(Level::Scalar));
+        let scalar = run(&mut fixture::load("qwen3_5_moe", backend(), options()), &prompt);
+        for level in Level::available() {
+            let mut model = fixture::load("qwen3_5_moe", fixture::cpu(3, Some(level)), options());
+            equal(&format!("{kv:?}, {level}"), &run(&mut model, &prompt), &scalar);
+        }
+    }
+}
+
+/// Reads `tokens` in pieces of the given lengths (the last one repeats) and returns the bits of all logits.
+fn read_in(model: &mut Model, state: &mut State, tokens: &[u32], lengths: &[usize]) -> Vec<u32> {
+    let (mut out, mut at, mut piece) = (Vec::new(), 0, 0);
+    while at < tokens.len() {
+        let n = lengths[piece.min(lengths.len() - 1)].min(tokens.len() - at);
+        out.extend(bits(fixture::read_all(model, state, &tokens[at..at + n], None)));
+        at += n;
+        piece += 1;
+    }
+    out
+}
+
+#[test]
+fn chunks_do_not_matter() {
+    for name in FAMILIES {
+        let prompt = Golden::open(name).ids("long_prompt_ids");
+        let mut model = fixture::load(name, fixture::cpu(2, None), options());
+        let mut state = model.new_state().unwrap();
+        let whole = read_in(&mut model, &mut state, &prompt, &[prompt.len()]);
+        for lengths in [&[1][..], &[64], &[63], &[17, 1, 100, 3], &[128, 5]] {
+            let mut state = model.new_state().unwrap();
+            equal(&format!("{name} in {lengths:?}"), &read_in(&mut model, &mut state, &prompt, lengths), &whole);
+        }
+    }
+}
+
+#[test]
+fn resumed_is_fresh() {
+    for name in FAMILIES {
+        let prompt = Golden::open(name).ids("long_prompt_ids");
+        let mut model = fixture::load(name, fixture::cpu(2, None), options());
+        let mut state = model.new_state().unwrap();
+        let fresh = read_in(&mut model, &mut state, &prompt, &[50]);
+        drop(state);
+        for at in [1, 50, 64, 130] {
+            let mut first = model.new_state().unwrap();
+            read_in(&mut model, &mut first, &prompt[..at], &[at]);
+            let mut fork = model.fork(&first).unwrap();
+            // The original goes another way; the fork must not notice.
+            let other: Vec<u32> = prompt.iter().rev().copied().collect();
+            read_in(&mut model, &mut first, &other, &[40]);
+            let rest = read_in(&mut model, &mut fork, &prompt[at..], &[33]);
+            equal(&format!("{name} resumed at {at}"), &rest, &fresh[at * 512..]);
+        }
+    }
+}
+
+#[test]
+fn neighbours_do_not_matter() {
+    for name in FAMILIES {
+        let golden = Golden::open(name);
+        let (long, short) = (golden.ids("long_prompt_ids"), golden.ids("prompt_ids"));
+        let mut model = fixture::load(name, fixture::cpu(2, None), options());
+        let mut alone = model.new_state().unwrap();
+        let expected_long = read_in(&mut model, &mut alone, &long[..90], &[90]);
+        drop(alone);
+        let mut alone = model.new_state().unwrap();
+        let expected_short = read_in(&mut model, &mut alone, &short, &[48]);
+        drop(alone);
+
+        let (mut a, mut b) = (model.new_state().unwrap(), model.new_state().unwrap());
+        read_in(&mut model, &mut a, &long[..30], &[30]);
+        let mut batch = [
+            Sequence { state: &mut a, tokens: &long[30..90], wanted: Wanted::All },
+            Sequence { state: &mut b, tokens: &short, wanted: Wanted::All },
+        ];
+        model.forward(&mut batch, None, None).unwrap();
+        let rows: Vec<Vec<u32>> = (0..108).map(|row| bits(model.logits(row).iter().copied())).collect();
+        equal(&format!("{name} beside a prompt"), &rows[..60].concat(), &expected_long[30 * 512..]);
+        equal(&format!("{name} after another's rows"), &rows[60..].concat(), &expected_short);
+    }
+}
