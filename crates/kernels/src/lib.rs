@@ -2,6 +2,9 @@
 
 mod backend;
 mod reference;
+#[cfg(feature = "suite")]
+#[doc(hidden)]
+pub mod suite;
 
 pub use backend::{
     Attend, Backend, Buffer, DeltaShape, Glu, KvKind, KvShape, Matrix, NormRotate, PAGE_TOKENS, Page, Picks,

@@ -55,15 +55,19 @@ impl KvPages {
     ) -> Vec<f32> {
         let head_dim = self.shape.head_dim;
         let queries_per_kv_head = q.len() / head_dim / self.shape.n_kv_heads;
+        let mut stored = vec![0.0; head_dim];
         let mut out = Vec::with_capacity(q.len());
         for (head, q) in q.chunks_exact(head_dim).enumerate() {
             let kv_head = head / queries_per_kv_head;
-            let scores: Vec<f32> = (0..n_positions)
-                .map(|p| (f64::from(scale) * dot(q, &self.head(layer, 0, p, kv_head, pages))) as f32)
-                .collect();
+            let mut scores = Vec::with_capacity(n_positions);
+            for p in 0..n_positions {
+                self.load(layer, 0, p, kv_head, pages, &mut stored);
+                scores.push((f64::from(scale) * dot(q, &stored)) as f32);
+            }
             let mut sum = vec![0.0f64; head_dim];
             for (p, weight) in softmax(&scores).into_iter().enumerate() {
-                for (sum, v) in sum.iter_mut().zip(self.head(layer, 1, p, kv_head, pages)) {
+                self.load(layer, 1, p, kv_head, pages, &mut stored);
+                for (sum, &v) in sum.iter_mut().zip(&stored) {
                     *sum += weight * f64::from(v);
                 }
             }
@@ -73,11 +77,9 @@ impl KvPages {
     }
 
     /// The stored key (`side` 0) or value (`side` 1) of a head at a position.
-    fn head(&self, layer: usize, side: usize, position: usize, head: usize, pages: &[Page]) -> Vec<f32> {
+    fn load(&self, layer: usize, side: usize, position: usize, head: usize, pages: &[Page], out: &mut [f32]) {
         let (page, bytes) = self.place(layer, side, position, head, pages);
-        let mut out = vec![0.0; self.shape.head_dim];
-        decode_head(self.shape.kind, &self.pages[page][bytes], &mut out);
-        out
+        decode_head(self.shape.kind, &self.pages[page][bytes], out);
     }
 
     /// The page and its bytes that hold a head at a position.

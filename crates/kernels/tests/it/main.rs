@@ -1,0 +1,4 @@
+//! Backends against the naive truth, against each other, and against vectors made with other programs.
+
+mod reference;
+mod vectors;
