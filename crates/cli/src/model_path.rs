@@ -1,0 +1,106 @@
+//! MODEL on the command line: a directory, or `demo` for the model that the program carries.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::demo::{self, Extracted};
+use crate::interrupt;
+
+/// The directory of a model, kept for as long as this lives.
+pub(crate) enum ModelPath {
+    /// Given by the user.
+    Directory(PathBuf),
+    /// The demo model.
+    Demo(Extracted),
+}
+
+impl ModelPath {
+    /// Finds the model. `demo` is the built-in one even if there is a directory of that name; `./demo` is the directory.
+    pub(crate) fn find(model: &str) -> Result<ModelPath> {
+        if model == "demo" {
+            let extracted = demo::extract_demo(demo::user_cache().as_deref())?;
+            if extracted.is_temporary() {
+                interrupt::remove_on_interrupt(extracted.path());
+            }
+            return Ok(ModelPath::Demo(extracted));
+        }
+        let path = PathBuf::from(model);
+        match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => Ok(ModelPath::Directory(path)),
+            Ok(_) => bail!("{}", not_a_directory(&path)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!("{}", not_there(model)),
+            Err(error) => Err(error).map_err(|error| anyhow::anyhow!("cannot open {model}: {error}")),
+        }
+    }
+
+    /// The directory.
+    pub(crate) fn path(&self) -> &Path {
+        match self {
+            ModelPath::Directory(path) => path,
+            ModelPath::Demo(extracted) => extracted.path(),
+        }
+    }
+}
+
+fn not_a_directory(path: &Path) -> String {
+    let shown = path.display();
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("gguf") => format!(
+            "{shown} is a GGUF file, which is not read yet; give the directory of a Hugging Face or MLX model (safetensors)"
+        ),
+        Some("safetensors" | "json") => {
+            format!("{shown} is a file; give the directory that holds it")
+        }
+        _ => format!("{shown} is a file; give the directory of a Hugging Face or MLX model (safetensors)"),
+    }
+}
+
+fn not_there(model: &str) -> String {
+    if is_hub_id(model) && Path::new(model).parent().is_some_and(|parent| !parent.exists()) {
+        return format!(
+            "there is no directory {model}, and models are not downloaded; if this is a Hugging Face id, fetch it with \
+             `hf download {model} --local-dir DIR` and give DIR"
+        );
+    }
+    format!("there is no directory {model}; give a model's directory, or demo for the built-in model")
+}
+
+/// `owner/name`, as the Hugging Face hub writes it.
+fn is_hub_id(model: &str) -> bool {
+    let is_name = |part: &str| {
+        part.starts_with(|char: char| char.is_ascii_alphanumeric())
+            && part.chars().all(|char| char.is_ascii_alphanumeric() || "-_.".contains(char))
+    };
+    model.split_once('/').is_some_and(|(owner, name)| is_name(owner) && is_name(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hub_ids() {
+        for id in ["Qwen/Qwen3.5-35B-A3B", "mlx-community/Qwen3.5-397B-A17B-4bit"] {
+            assert!(is_hub_id(id), "{id}");
+        }
+        for path in ["./demo", "/models/x", "models/a/b", "demo", "../x", "~/models", "models/", "a/ b"] {
+            assert!(!is_hub_id(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_model_is_explained() {
+        let message = |path: &str| ModelPath::find(path).err().expect("no model").to_string();
+        assert!(message("Qwen/Qwen3.5-35B-A3B").contains("hf download Qwen/Qwen3.5-35B-A3B"));
+        assert!(message("nowhere").starts_with("there is no directory nowhere; give a model's directory"));
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        for (name, word) in [("m.gguf", "GGUF"), ("m.safetensors", "directory that holds it"), ("m.bin", "is a file")] {
+            let path = directory.path().join(name);
+            std::fs::write(&path, "").expect("a file");
+            assert!(message(path.to_str().expect("UTF-8")).contains(word), "{name}");
+        }
+        let found = ModelPath::find(directory.path().to_str().expect("UTF-8")).expect("a directory");
+        assert_eq!(found.path(), directory.path());
+    }
+}

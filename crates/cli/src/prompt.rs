@@ -1,0 +1,101 @@
+//! The prompt of `run`: what `-p`, `-f` and standard input hold, in this order.
+
+use std::fs;
+use std::io::{self, IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+/// A silent standard input is mentioned after this long.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The parts that were given, separated by empty lines. The last newline of a file or of standard input is not part of it.
+pub(crate) fn read_prompt(text: Option<&str>, files: &[PathBuf]) -> Result<String> {
+    let mut parts: Vec<String> = text.map(str::to_owned).into_iter().collect();
+    let names_stdin = files.iter().any(|file| file == Path::new("-"));
+    for file in files {
+        parts.push(if file == Path::new("-") { read_stdin()? } else { read_file(file)? });
+    }
+    if !names_stdin && stdin_is_input(parts.is_empty()) {
+        parts.push(read_stdin()?);
+    }
+    parts.retain(|part| !part.is_empty());
+    if parts.is_empty() {
+        bail!("there is no prompt; give one with -p TEXT, -f FILE or on standard input");
+    }
+    Ok(parts.join("\n\n"))
+}
+
+/// Whether someone feeds standard input. With a prompt at hand only a pipe or a file counts: a job runner may leave anything
+/// else open for ever.
+fn stdin_is_input(is_needed: bool) -> bool {
+    if io::stdin().is_terminal() {
+        return false;
+    }
+    is_needed || stdin_is_pipe_or_file()
+}
+
+#[cfg(unix)]
+fn stdin_is_pipe_or_file() -> bool {
+    use std::os::fd::AsFd as _;
+    use std::os::unix::fs::FileTypeExt as _;
+    let kind = io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(|handle| fs::File::from(handle).metadata())
+        .map(|metadata| metadata.file_type());
+    kind.is_ok_and(|kind| kind.is_fifo() || kind.is_file())
+}
+
+#[cfg(not(unix))]
+fn stdin_is_pipe_or_file() -> bool {
+    true
+}
+
+fn read_file(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    as_text(bytes).with_context(|| format!("{} is not UTF-8 text", path.display()))
+}
+
+fn read_stdin() -> Result<String> {
+    let (done, wait) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let result = io::stdin().lock().read_to_end(&mut bytes);
+        let _ = done.send(result.map(|_| bytes));
+    });
+    let read = wait.recv_timeout(PATIENCE).or_else(|_| {
+        eprintln!("reading the prompt from standard input ...");
+        wait.recv()
+    });
+    let bytes = read.context("the reader of standard input stopped")?.context("cannot read standard input")?;
+    as_text(bytes).context("standard input is not UTF-8 text")
+}
+
+fn as_text(bytes: Vec<u8>) -> Result<String, std::string::FromUtf8Error> {
+    let mut text = String::from_utf8(bytes)?;
+    if text.ends_with('\n') {
+        text.pop();
+        if text.ends_with('\r') {
+            text.pop();
+        }
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_last_newline_goes() {
+        let text = |bytes: &[u8]| as_text(bytes.to_vec()).expect("UTF-8");
+        assert_eq!(text(b"hello\n"), "hello");
+        assert_eq!(text(b"hello\r\n"), "hello");
+        assert_eq!(text(b"hello\n\n"), "hello\n");
+        assert_eq!(text(b""), "");
+        assert!(as_text(vec![0xff]).is_err());
+    }
+}

@@ -1,0 +1,138 @@
+//! The built-in tools of `chat`: they compute, tell the time and read below the current directory. None changes anything.
+
+mod calculator;
+mod clock;
+mod files;
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::{Map, Value, json};
+
+use files::Sandbox;
+
+/// The tools, with the directory that they may read.
+pub(crate) struct Tools {
+    sandbox: Sandbox,
+}
+
+impl Tools {
+    /// Tools that read below `root`.
+    pub(crate) fn new(root: &Path) -> Result<Tools> {
+        Ok(Tools { sandbox: Sandbox::new(root)? })
+    }
+
+    /// Their descriptions for the model, in the form of an OpenAI `tools` array.
+    pub(crate) fn definitions() -> Vec<Value> {
+        let text = |description: &str| json!({"type": "string", "description": description});
+        vec![
+            definition(
+                "calculator",
+                "Evaluate an arithmetic expression",
+                &[("expression", text("Arithmetic expression, for example (3 + 4) * sqrt(2)"), true)],
+            ),
+            definition(
+                "clock",
+                "Get the current date and time",
+                &[("zone", text("IANA time zone, for example Europe/Oslo; the user's own if left out"), false)],
+            ),
+            definition(
+                "list_files",
+                "List the files of a directory below the current one",
+                &[("path", text("Path of the directory; the current one if left out"), false)],
+            ),
+            definition(
+                "read_file",
+                "Get the contents of a text file below the current directory",
+                &[("path", text("Path of the file"), true)],
+            ),
+        ]
+    }
+
+    /// Whether there is a tool of this name.
+    pub(crate) fn has(name: &str) -> bool {
+        matches!(name, "calculator" | "clock" | "list_files" | "read_file")
+    }
+
+    /// Runs a tool. The error is for the model as much as for the user: one line that says what to do differently.
+    pub(crate) fn call(&self, name: &str, arguments: &Value) -> Result<String> {
+        let arguments = Arguments::new(arguments)?;
+        match name {
+            "calculator" => calculator::calculate(arguments.required("expression")?),
+            "clock" => clock::now(arguments.optional("zone")?),
+            "list_files" => self.sandbox.list(arguments.optional("path")?.unwrap_or(".")),
+            "read_file" => self.sandbox.read(arguments.required("path")?),
+            _ => bail!("there is no tool {name:?}"),
+        }
+    }
+}
+
+/// The arguments of a call, all of which are texts.
+struct Arguments<'a>(Option<&'a Map<String, Value>>);
+
+impl<'a> Arguments<'a> {
+    fn new(value: &'a Value) -> Result<Arguments<'a>> {
+        match value {
+            Value::Object(map) => Ok(Arguments(Some(map))),
+            Value::Null => Ok(Arguments(None)),
+            other => bail!("arguments must be an object, not {other}"),
+        }
+    }
+
+    fn required(&self, name: &str) -> Result<&'a str> {
+        self.optional(name)?.with_context(|| format!("the argument {name:?} is missing"))
+    }
+
+    fn optional(&self, name: &str) -> Result<Option<&'a str>> {
+        match self.0.and_then(|map| map.get(name)) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => bail!("the argument {name:?} must be a text, not {other}"),
+        }
+    }
+}
+
+fn definition(name: &str, description: &str, parameters: &[(&str, Value, bool)]) -> Value {
+    let properties: Map<String, Value> =
+        parameters.iter().map(|(name, schema, _)| ((*name).to_owned(), schema.clone())).collect();
+    let required: Vec<&str> =
+        parameters.iter().filter(|(_, _, required)| *required).map(|(name, _, _)| *name).collect();
+    json!({"type": "function", "function": {"name": name, "description": description,
+        "parameters": {"type": "object", "properties": properties, "required": required}}})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_described_tool_can_be_called() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        std::fs::write(directory.path().join("x"), "text").expect("a file");
+        let tools = Tools::new(directory.path()).expect("tools");
+        let arguments = json!({"expression": "6*7", "path": "x", "zone": "UTC"});
+        for tool in Tools::definitions() {
+            let name = tool["function"]["name"].as_str().expect("a name").to_owned();
+            assert!(Tools::has(&name));
+            let mut arguments = arguments.clone();
+            if name == "list_files" {
+                arguments["path"] = ".".into();
+            }
+            let result = tools.call(&name, &arguments).expect("a result");
+            assert!(!result.is_empty(), "{name}");
+            assert!(tools.call(&name, &json!([1])).is_err(), "{name} takes an object");
+        }
+        assert_eq!(tools.call("calculator", &arguments).expect("a result"), "42");
+        assert_eq!(tools.call("read_file", &arguments).expect("a result"), "text");
+    }
+
+    #[test]
+    fn wrong_calls_are_errors_that_help() {
+        let tools = Tools::new(Path::new(".")).expect("tools");
+        let message = |name: &str, arguments: Value| tools.call(name, &arguments).expect_err("wrong").to_string();
+        assert_eq!(message("rm", json!({})), "there is no tool \"rm\"");
+        assert_eq!(message("read_file", json!({})), "the argument \"path\" is missing");
+        assert_eq!(message("read_file", Value::Null), "the argument \"path\" is missing");
+        assert_eq!(message("calculator", json!({"expression": 4})), "the argument \"expression\" must be a text, not 4");
+    }
+}
