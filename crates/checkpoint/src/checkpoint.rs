@@ -1,0 +1,141 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use flashmill_layout::{Extent, MatrixShape};
+
+use crate::bundles::LayerBundles;
+use crate::config::{self, Config};
+use crate::error::CheckpointError;
+use crate::files::{self, FileEntry, Table};
+use crate::modules::Modules;
+use crate::names;
+use crate::note::{Note, SkippedGroup};
+use crate::spec::ModelSpec;
+use crate::trunk::{self, Convention};
+use crate::weights::{BundleRef, Trunk};
+
+/// A model directory, described: what the model is and where each of its weights lies. Holds no open file and no weight.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    files: Vec<FileEntry>,
+    spec: ModelSpec,
+    trunk: Trunk,
+    bundles: Vec<Option<LayerBundles>>,
+    convention: Convention,
+    notes: Vec<Note>,
+}
+
+impl Checkpoint {
+    /// Reads the config and the headers of a Hugging Face or MLX directory; `path` may also be a file in it, the config or one
+    /// of the weights.
+    pub fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
+        let dir = files::directory(path)?;
+        let (config_path, bytes) = files::read_config(&dir)?;
+        let config = config::parse(&config_path, &bytes)?;
+        let (files, table) = files::open(&dir)?;
+        Checkpoint::describe(dir, &config_path, config, files, table)
+    }
+
+    /// Finds each weight of the config's model in the table.
+    pub(crate) fn describe(
+        dir: PathBuf,
+        config_path: &Path,
+        config: Config,
+        files: Vec<FileEntry>,
+        table: Table,
+    ) -> Result<Checkpoint, CheckpointError> {
+        let Config { mut spec, quantization, mut notes } = config;
+        let quantization = quantization.as_ref();
+        let mut modules = Modules { dir: &dir, config_path, files: &files, table, quantization };
+        let weights = trunk::find(&mut modules, &mut spec, &mut notes)?;
+        notes.extend(leftovers(&modules)?);
+        Ok(Checkpoint {
+            spec,
+            trunk: weights.trunk,
+            bundles: weights.bundles,
+            convention: weights.convention,
+            notes,
+            dir,
+            files,
+        })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The files of weights; an extent's `FileId` is a place in this list.
+    pub fn files(&self) -> &[FileEntry] {
+        &self.files
+    }
+
+    /// What the model is.
+    pub fn spec(&self) -> &ModelSpec {
+        &self.spec
+    }
+
+    /// The weights that every token uses.
+    pub fn trunk(&self) -> &Trunk {
+        &self.trunk
+    }
+
+    /// Shapes of gate, up and down of the routed experts of a layer; `None` where it is dense.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn bundle_shapes(&self, layer: usize) -> Option<[MatrixShape; 3]> {
+        self.bundles[layer].as_ref().map(|bundles| bundles.shapes)
+    }
+
+    /// One routed expert.
+    ///
+    /// # Panics
+    /// If there is no such layer or expert, or the layer is dense.
+    pub fn bundle(&self, layer: usize, expert: usize) -> BundleRef {
+        self.layer_bundles(layer).bundle(expert)
+    }
+
+    /// All experts of a layer, one after the other: `[expert][gate parts, up parts, down parts]`. Empty where it is dense.
+    ///
+    /// # Panics
+    /// If there is no such layer.
+    pub fn bundle_extents(&self, layer: usize) -> Vec<Extent> {
+        let Some(bundles) = &self.bundles[layer] else { return Vec::new() };
+        (0..bundles.n_experts).flat_map(|expert| bundles.extents(expert)).collect()
+    }
+
+    /// Whether the files follow transformers or mlx-lm where the two differ.
+    pub fn convention(&self) -> Convention {
+        self.convention
+    }
+
+    /// What the user may want to know: fields and tensors that nothing uses.
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    fn layer_bundles(&self, layer: usize) -> &LayerBundles {
+        self.bundles[layer].as_ref().unwrap_or_else(|| panic!("layer {layer} is dense and has no bundles"))
+    }
+}
+
+/// Notes on the tensors that are left; an error if one lies in a layer, where it would have changed the results.
+fn leftovers(modules: &Modules<'_>) -> Result<Vec<Note>, CheckpointError> {
+    let mut groups: BTreeMap<SkippedGroup, (usize, u64, String)> = BTreeMap::new();
+    for (name, tensor) in &modules.table.tensors {
+        let group = names::skipped_group(name);
+        if group == SkippedGroup::Other && names::in_a_layer(name) {
+            return Err(CheckpointError::UnusedTensor {
+                path: modules.path_of(tensor),
+                tensor: name.clone(),
+            });
+        }
+        let (count, bytes, _) = groups.entry(group).or_insert_with(|| (0, 0, name.clone()));
+        *count += 1;
+        *bytes += tensor.extent.len;
+    }
+    let note = |(group, (count, bytes, first))| Note::SkippedTensors { group, count, bytes, first };
+    Ok(groups.into_iter().map(note).collect())
+}

@@ -1,0 +1,4 @@
+//! Opens real and broken checkpoints.
+
+mod fixtures;
+mod support;
