@@ -7,6 +7,7 @@
 mod attention;
 mod delta_net;
 mod experts;
+mod not_finite;
 mod products;
 mod random;
 mod rows;
@@ -85,6 +86,7 @@ pub fn cases(seed: u64) -> Vec<Case> {
     cases.extend(rows::cases(&mut random));
     cases.extend(delta_net::cases(&mut random));
     cases.extend(attention::cases(&mut random));
+    cases.extend(not_finite::cases(&mut random));
     cases
 }
 
