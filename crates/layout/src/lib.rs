@@ -9,8 +9,11 @@
 
 mod encoding;
 mod extent;
+pub mod ggml;
 mod matrix;
+pub mod minifloat;
 
 pub use encoding::{Affine, Encoding, Float, MAX_PARTS};
 pub use extent::{Extent, FileId};
+pub use ggml::GgmlType;
 pub use matrix::{MatrixShape, MatrixView, RowView};

@@ -1,0 +1,3 @@
+//! Decoders against the vectors of `fixtures/vectors`, to the bit.
+
+mod vectors;
