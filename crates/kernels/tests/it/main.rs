@@ -1,4 +1,5 @@
 //! Backends against the naive truth, against each other, and against vectors made with other programs.
 
+mod mistakes;
 mod reference;
 mod vectors;
