@@ -37,7 +37,7 @@ impl Records {
     /// Bundles of a layer.
     pub fn n_bundles(&self, layer: usize) -> usize {
         let layer = &self.layers[layer];
-        if layer.n_parts == 0 { 0 } else { layer.extents.len() / layer.n_parts }
+        layer.extents.len().checked_div(layer.n_parts).unwrap_or(0)
     }
 
     /// Bytes of the largest record of a layer, without what alignment adds; 0 without bundles.

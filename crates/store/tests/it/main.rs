@@ -1,0 +1,8 @@
+//! The store against files: what it hands over is always what the files say, or an error.
+
+mod contents;
+mod faults;
+mod files;
+mod pressure;
+mod support;
+mod threads;
