@@ -1,0 +1,202 @@
+//! Products with quantised weights: the data, and the definition in plain Rust. docs/NUMERICS.md has the arithmetic.
+
+use std::ops::Range;
+
+use flashmill_layout::{Affine, Encoding, Float, MatrixView};
+
+use super::memory::Span;
+use super::quantize::padded;
+
+/// Neighbouring rows of a matrix in affine groups.
+#[derive(Clone, Copy)]
+pub(crate) struct AffineRows<'a> {
+    pub(crate) affine: Affine,
+    pub(crate) cols: usize,
+    pub(crate) codes: &'a [u8],
+    pub(crate) scales: &'a [u8],
+    pub(crate) biases: &'a [u8],
+}
+
+impl<'a> AffineRows<'a> {
+    /// Rows `rows` of `w`, if it has affine groups.
+    pub(crate) fn of(w: &MatrixView<'a>, rows: Range<usize>) -> Option<AffineRows<'a>> {
+        let Encoding::Affine(affine) = w.shape.encoding else { return None };
+        let part = |i: usize| {
+            let bytes = w.shape.encoding.part_row_bytes(i, w.shape.cols);
+            &w.parts[i][rows.start * bytes..rows.end * bytes]
+        };
+        Some(AffineRows { affine, cols: w.shape.cols, codes: part(0), scales: part(1), biases: part(2) })
+    }
+
+    /// Some of the rows.
+    pub(crate) fn rows(&self, rows: Range<usize>) -> AffineRows<'a> {
+        let codes = self.code_bytes();
+        let groups = self.group_bytes();
+        AffineRows {
+            codes: &self.codes[rows.start * codes..rows.end * codes],
+            scales: &self.scales[rows.start * groups..rows.end * groups],
+            biases: &self.biases[rows.start * groups..rows.end * groups],
+            ..*self
+        }
+    }
+
+    pub(crate) fn n_rows(&self) -> usize {
+        self.codes.len() / self.code_bytes()
+    }
+
+    /// Bytes of a row's codes.
+    pub(crate) fn code_bytes(&self) -> usize {
+        self.cols * usize::from(self.affine.bits) / 8
+    }
+
+    /// Bytes of a row's scales.
+    pub(crate) fn group_bytes(&self) -> usize {
+        self.cols / usize::from(self.affine.group) * self.affine.scales.bytes()
+    }
+
+    /// Values of a unit.
+    pub(crate) fn unit(&self) -> usize {
+        usize::from(self.affine.group).min(64)
+    }
+
+    /// Units of a row.
+    pub(crate) fn n_units(&self) -> usize {
+        self.cols / self.unit()
+    }
+
+    /// Units that share a scale.
+    pub(crate) fn units_of_group(&self) -> usize {
+        usize::from(self.affine.group) / self.unit()
+    }
+
+    /// The sixteen accumulators of one row: the definition that every level equals.
+    pub(crate) fn accumulate(&self, row: usize, x: QuantizedRow<'_>) -> [f32; 16] {
+        let codes = &self.codes[row * self.code_bytes()..];
+        let scales = &self.scales[row * self.group_bytes()..];
+        let biases = &self.biases[row * self.group_bytes()..];
+        let (x_scales, x_sums) = x.units(self.unit());
+        let mut acc = [0.0; 16];
+        for u in 0..self.n_units() {
+            let values = u * self.unit()..(u + 1) * self.unit();
+            let sum: i32 =
+                values.map(|i| i32::from(self.affine.code(codes, i)) * i32::from(x.value(i))).sum();
+            let scale = self.affine.scales.get(scales, u / self.units_of_group());
+            let bias = self.affine.scales.get(biases, u / self.units_of_group());
+            let lane: &mut f32 = &mut acc[u % 16];
+            *lane = f32::mul_add(sum as f32, scale * x_scales[u], *lane);
+            *lane = f32::mul_add(bias, x_sums[u], *lane);
+        }
+        acc
+    }
+
+    /// The type of scales and biases.
+    pub(crate) fn float(&self) -> Float {
+        self.affine.scales
+    }
+}
+
+/// A row of activations in signed 16 bits.
+///
+/// `values` come in blocks of `32 * planes`, each dealt to `planes` planes of 32: value `planes * l + j` of a block is lane `l` of
+/// plane `j`. Sixteen-bit words of packed codes then give a plane with one shift and one mask. The last block is padded with zeros.
+#[derive(Clone, Copy)]
+pub(crate) struct QuantizedRow<'a> {
+    pub(crate) values: &'a [i16],
+    pub(crate) planes: usize,
+    /// Scale and scaled sum of each unit of 64 values, and of each unit of 32, padded with zeros.
+    pub(crate) factors: &'a [f32],
+}
+
+impl<'a> QuantizedRow<'a> {
+    /// Scales and scaled sums of the units of `unit` values; at least `n_units` rounded up to 16 of each.
+    pub(crate) fn units(self, unit: usize) -> (&'a [f32], &'a [f32]) {
+        let cols = self.values.len();
+        let (n64, n32) = (cols / 64, cols / 32);
+        let (wide, narrow) = self.factors.split_at(2 * n64);
+        match unit {
+            64 => wide.split_at(n64),
+            32 => narrow.split_at(n32),
+            _ => unreachable!("units have 32 or 64 values"),
+        }
+    }
+
+    /// Value `i`.
+    pub(crate) fn value(self, i: usize) -> i16 {
+        let block = 32 * self.planes;
+        let within = i % block;
+        self.values[i / block * block + within % self.planes * 32 + within / self.planes]
+    }
+}
+
+/// Rows of activations for the blocked product, in panels of [`PANEL`] rows.
+///
+/// A panel holds, for each pair of values in the order of [`QuantizedRow::values`], that pair of each of its rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Blocked<'a> {
+    /// `[panel][pair][PANEL]`.
+    pub(crate) pairs: &'a [i32],
+    /// `[panel]` of scales and sums as in [`QuantizedRow::factors`], each value for `PANEL` rows.
+    pub(crate) factors: &'a [f32],
+    /// Values of a row, padded.
+    pub(crate) padded_cols: usize,
+    pub(crate) rows: usize,
+}
+
+/// Rows of a panel.
+pub(crate) const PANEL: usize = 8;
+
+impl<'a> Blocked<'a> {
+    pub(crate) fn n_rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The pairs of panel `panel`, and scales and sums for units of `unit` values.
+    pub(crate) fn panel(&self, panel: usize, unit: usize) -> (&'a [i32], &'a [f32], &'a [f32]) {
+        let pairs = self.padded_cols / 2 * PANEL;
+        let (n64, n32) = (self.padded_cols / 64 * PANEL, self.padded_cols / 32 * PANEL);
+        let factors = &self.factors[panel * 2 * (n64 + n32)..][..2 * (n64 + n32)];
+        let (scales, sums) = match unit {
+            64 => factors[..2 * n64].split_at(n64),
+            32 => factors[2 * n64..].split_at(n32),
+            _ => unreachable!("units have 32 or 64 values"),
+        };
+        (&self.pairs[panel * pairs..][..pairs], scales, sums)
+    }
+}
+
+/// Words of scratch that a thread needs for the blocked product with `cols` columns: sixteen rows of pairs, scales and biases.
+pub(crate) fn blocked_scratch(cols: usize) -> usize {
+    let cols = padded(cols);
+    16 * (cols / 2 + 2 * cols / 32)
+}
+
+/// Where a product goes: row `i` of the activations to `span[first + i * stride ..]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Output {
+    pub(crate) span: Span<f32>,
+    /// Values from one row of `y` to the next.
+    pub(crate) stride: usize,
+    /// The value of row 0, column 0.
+    pub(crate) first: usize,
+}
+
+impl Output {
+    /// The same for columns from `col` on.
+    pub(crate) fn from_col(self, col: usize) -> Output {
+        Output { first: self.first + col, ..self }
+    }
+
+    /// The same for rows from `row` on.
+    pub(crate) fn from_row(self, row: usize) -> Output {
+        Output { first: self.first + row * self.stride, ..self }
+    }
+
+    /// `len` values of row `row` from column `col` on.
+    ///
+    /// # Safety
+    /// As [`Span::get_mut`]: no other thread uses these values.
+    pub(crate) unsafe fn row<'a>(self, row: usize, col: usize, len: usize) -> &'a mut [f32] {
+        // SAFETY: passed on to the caller.
+        unsafe { self.span.get_mut(self.first + row * self.stride + col, len) }
+    }
+}

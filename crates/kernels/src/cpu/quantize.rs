@@ -1,0 +1,271 @@
+//! Activations in 16 bits.
+
+use super::affine::{Blocked, PANEL, QuantizedRow};
+use super::memory::{Memory, Span};
+use super::simd::{Kernel, Simd, map};
+use crate::team::Part;
+
+/// Columns rounded up so that every block of planes and every sixteen units are whole.
+pub(crate) fn padded(cols: usize) -> usize {
+    cols.next_multiple_of(1024)
+}
+
+/// What a [`Quantized`] holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Form {
+    /// Values of a row.
+    pub(crate) cols: usize,
+    /// Planes of a block.
+    pub(crate) planes: usize,
+    /// Whether the rows are in panels as well.
+    pub(crate) blocked: bool,
+}
+
+/// Rows of activations in 16 bits, and room for more.
+pub(crate) struct Quantized {
+    values: Memory,
+    factors: Memory,
+    panel_pairs: Memory,
+    panel_factors: Memory,
+    form: Form,
+    n_rows: usize,
+}
+
+impl Quantized {
+    pub(crate) fn empty() -> Quantized {
+        let none = || Memory::zeroed(0);
+        let form = Form { cols: 0, planes: 1, blocked: false };
+        Quantized {
+            values: none(),
+            factors: none(),
+            panel_pairs: none(),
+            panel_factors: none(),
+            form,
+            n_rows: 0,
+        }
+    }
+
+    /// Makes room for `n_rows` rows of `cols` values.
+    pub(crate) fn reserve(&mut self, n_rows: usize, cols: usize) {
+        let n_values = n_rows.next_multiple_of(PANEL) * padded(cols);
+        grow(&mut self.values, 2 * n_values);
+        grow(&mut self.factors, 4 * n_values / 64 * 6);
+        if n_rows > 1 {
+            grow(&mut self.panel_pairs, 2 * n_values);
+            grow(&mut self.panel_factors, 4 * n_values / 64 * 6);
+        }
+    }
+
+    /// Room that is taken.
+    pub(crate) fn bytes(&self) -> usize {
+        [&self.values, &self.factors, &self.panel_pairs, &self.panel_factors].iter().map(|m| m.len()).sum()
+    }
+
+    /// Says what will be written through [`Quantized::writer`].
+    pub(crate) fn prepare(&mut self, form: Form, n_rows: usize) {
+        self.reserve(n_rows, form.cols);
+        self.form = form;
+        self.n_rows = n_rows;
+    }
+
+    pub(crate) fn writer(&self) -> Writer {
+        Writer {
+            values: self.values.span(),
+            factors: self.factors.span(),
+            panel_pairs: self.panel_pairs.span(),
+            panel_factors: self.panel_factors.span(),
+            form: self.form,
+            n_rows: self.n_rows,
+        }
+    }
+
+    /// Row `row`, which has been written.
+    pub(crate) fn row(&self, row: usize) -> QuantizedRow<'_> {
+        // SAFETY: writers only live inside regions, and `self` is not borrowed there by readers of the rows they write.
+        unsafe { self.writer().row(row) }
+    }
+
+    /// All rows, in panels.
+    pub(crate) fn panels(&self) -> Blocked<'_> {
+        assert!(self.form.blocked, "the rows were prepared in panels");
+        let cols = padded(self.form.cols);
+        let n_values = self.n_rows.next_multiple_of(PANEL) * cols;
+        // SAFETY: as in `row`.
+        let (pairs, factors) = unsafe {
+            let pairs: Span<i32> = self.panel_pairs.span();
+            let factors: Span<f32> = self.panel_factors.span();
+            (pairs.get(0, n_values / 2), factors.get(0, n_values / 64 * 6))
+        };
+        Blocked { pairs, factors, padded_cols: cols, rows: self.n_rows }
+    }
+}
+
+fn grow(memory: &mut Memory, bytes: usize) {
+    if memory.len() < bytes {
+        *memory = Memory::zeroed(bytes);
+    }
+}
+
+/// The memory of a [`Quantized`] in a region, each thread writing its own rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Writer {
+    values: Span<i16>,
+    factors: Span<f32>,
+    panel_pairs: Span<i32>,
+    panel_factors: Span<f32>,
+    form: Form,
+    n_rows: usize,
+}
+
+impl Writer {
+    /// # Safety
+    /// The row is written, and nobody writes it during `'a`.
+    unsafe fn row<'a>(self, row: usize) -> QuantizedRow<'a> {
+        let cols = padded(self.form.cols);
+        let n_factors = cols / 64 * 6;
+        // SAFETY: by the caller.
+        unsafe {
+            QuantizedRow {
+                values: self.values.get(row * cols, cols),
+                planes: self.form.planes,
+                factors: self.factors.get(row * n_factors, n_factors),
+            }
+        }
+    }
+}
+
+/// One thread's part of quantising rows.
+pub(crate) struct QuantizeRows<F> {
+    /// Row `i` of the activations.
+    pub(crate) source: F,
+    pub(crate) to: Writer,
+    pub(crate) part: Part,
+}
+
+impl<'a, F: Fn(usize) -> &'a [f32]> Kernel for QuantizeRows<F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Writer { values, factors, form, n_rows, .. } = self.to;
+        let cols = padded(form.cols);
+        let n_factors = cols / 64 * 6;
+        // Whole panels, so that a panel's rows are this thread's own.
+        let unit = if form.blocked { PANEL } else { 1 };
+        let share = self.part.share(n_rows, unit);
+        for row in share.clone() {
+            // SAFETY: the rows of a share are this thread's own.
+            let (values, factors) =
+                unsafe { (values.get_mut(row * cols, cols), factors.get_mut(row * n_factors, n_factors)) };
+            quantize(s, (self.source)(row), form.planes, values, factors);
+        }
+        if form.blocked {
+            for first in share.step_by(PANEL) {
+                // SAFETY: the panel consists of rows of this thread's share, which are written.
+                unsafe { panel(self.to, first) };
+            }
+        }
+    }
+}
+
+/// One row to 16 bits; `values` and `factors` as in [`QuantizedRow`].
+#[inline(always)]
+fn quantize<S: Simd>(s: S, x: &[f32], planes: usize, values: &mut [i16], factors: &mut [f32]) {
+    let cols = values.len();
+    let (n64, n32) = (cols / 64, cols / 32);
+    let (wide, narrow) = factors.split_at_mut(2 * n64);
+    let (scales64, sums64) = wide.split_at_mut(n64);
+    let (scales32, sums32) = narrow.split_at_mut(n32);
+    let block = (32 * planes).max(64);
+    let mut natural = [0i16; 256];
+    for first in (0..x.len()).step_by(block) {
+        let natural = &mut natural[..block];
+        for g in (0..block).step_by(64) {
+            let start = (first + g).min(x.len());
+            let group = &x[start..(start + 64).min(x.len())];
+            let scale = quantize_group(s, group, &mut natural[g..g + 64]);
+            let sums: [i32; 2] = std::array::from_fn(|half| {
+                natural[g + 32 * half..][..32].iter().map(|&q| i32::from(q)).sum()
+            });
+            let u = (first + g) / 64;
+            scales64[u] = scale;
+            sums64[u] = (sums[0] + sums[1]) as f32 * scale;
+            for half in 0..2 {
+                scales32[2 * u + half] = scale;
+                sums32[2 * u + half] = sums[half] as f32 * scale;
+            }
+        }
+        let to = &mut values[first..first + block];
+        if planes == 1 {
+            to.copy_from_slice(natural);
+        } else {
+            for (from, to) in natural.chunks_exact(32 * planes).zip(to.chunks_exact_mut(32 * planes)) {
+                s.deal(planes, from, to);
+            }
+        }
+    }
+    let filled = x.len().next_multiple_of(block);
+    values[filled..].fill(0);
+    scales64[filled / 64..].fill(0.0);
+    sums64[filled / 64..].fill(0.0);
+    scales32[filled / 32..].fill(0.0);
+    sums32[filled / 32..].fill(0.0);
+}
+
+/// Up to 64 values to 16 bits, the rest zero; returns the scale.
+#[inline(always)]
+fn quantize_group<S: Simd>(s: S, x: &[f32], q: &mut [i16]) -> f32 {
+    const LIMIT: f32 = 32639.0;
+    let mut lanes = [0.0f32; 64];
+    lanes[..x.len()].copy_from_slice(x);
+    let mut top = s.splat(0.0);
+    for chunk in lanes.as_chunks::<16>().0 {
+        top = s.max_bits(top, s.abs(s.load(chunk)));
+    }
+    let amax = f32::from_bits(s.max_bits_across(top));
+    if amax < 1e-30 || !amax.is_finite() {
+        q.fill(0);
+        return if amax.is_finite() { 0.0 } else { f32::NAN };
+    }
+    let inverse = s.splat(LIMIT / amax);
+    map(s, &mut lanes, |x| s.mul(x, inverse));
+    for (chunk, q) in lanes.as_chunks::<16>().0.iter().zip(q.as_chunks_mut::<16>().0) {
+        s.store_i16(s.load(chunk), q);
+    }
+    amax / LIMIT
+}
+
+/// Brings the rows from `first` on into their panel; rows that do not exist are zero.
+///
+/// # Safety
+/// The rows are written and nobody writes them; the panel is this thread's own.
+#[inline(always)]
+unsafe fn panel(to: Writer, first: usize) {
+    let cols = padded(to.form.cols);
+    let n_factors = cols / 64 * 6;
+    let index = first / PANEL;
+    // SAFETY: by the caller.
+    let (pairs, factors) = unsafe {
+        (
+            to.panel_pairs.get_mut(index * cols / 2 * PANEL, cols / 2 * PANEL),
+            to.panel_factors.get_mut(index * n_factors * PANEL, n_factors * PANEL),
+        )
+    };
+    for lane in 0..PANEL {
+        if first + lane < to.n_rows {
+            // SAFETY: by the caller.
+            let row = unsafe { to.row(first + lane) };
+            for (pair, &[low, high]) in
+                pairs.as_chunks_mut::<PANEL>().0.iter_mut().zip(row.values.as_chunks::<2>().0)
+            {
+                pair[lane] = i32::from(low) & 0xffff | i32::from(high) << 16;
+            }
+            for (to, &factor) in factors.as_chunks_mut::<PANEL>().0.iter_mut().zip(row.factors) {
+                to[lane] = factor;
+            }
+        } else {
+            pairs.as_chunks_mut::<PANEL>().0.iter_mut().for_each(|pair| pair[lane] = 0);
+            factors.as_chunks_mut::<PANEL>().0.iter_mut().for_each(|factor| factor[lane] = 0.0);
+        }
+    }
+}

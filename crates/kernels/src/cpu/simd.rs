@@ -1,0 +1,165 @@
+//! Sixteen lanes of f32: what every SIMD level provides, so that each float kernel is written once.
+
+use super::affine::{AffineRows, Blocked, Output, QuantizedRow};
+
+/// A piece of work that is compiled for every level.
+///
+/// `run` and all generic functions below it must be `#[inline(always)]`: they take on the instruction set of
+/// [`Simd::vectorize`] by being inlined into it.
+pub(crate) trait Kernel {
+    type Output;
+    fn run<S: Simd>(self, simd: S) -> Self::Output;
+}
+
+/// An instruction set; a value of the type proves that the CPU has it.
+pub(crate) trait Simd: Copy + Send + Sync + 'static {
+    /// Sixteen lanes of f32.
+    type F: Copy;
+
+    /// Whether some 24 of `F` fit into registers.
+    const WIDE: bool;
+
+    /// Rows of activations from which on [`Simd::affine_blocked`] is used.
+    const BLOCKED_FROM: usize;
+
+    /// Runs `kernel`, compiled with this instruction set.
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Output;
+
+    fn splat(self, value: f32) -> Self::F;
+    fn load(self, from: &[f32; 16]) -> Self::F;
+    fn store(self, lanes: Self::F, to: &mut [f32; 16]);
+
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `a` where `a > b`, else `b`.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a` where `a < b`, else `b`.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    fn abs(self, a: Self::F) -> Self::F;
+    /// The maximum of the bit patterns as signed integers.
+    fn max_bits(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The maximum over the lanes of the bit patterns as signed integers.
+    fn max_bits_across(self, a: Self::F) -> u32;
+    /// To the nearest integer, ties to even.
+    fn round(self, a: Self::F) -> Self::F;
+    /// `a * 2^n` rounded once, for integers `n` in [-151, 129].
+    fn scale_by_power(self, a: Self::F, n: Self::F) -> Self::F;
+    /// The fixed tree of docs/NUMERICS.md.
+    fn tree(self, a: Self::F) -> f32;
+    /// Sixteen trees: lane i is the tree of `a[i]`.
+    fn trees(self, a: &[Self::F; 16]) -> Self::F;
+
+    fn load_bf16(self, from: &[u8; 32]) -> Self::F;
+    fn load_f16(self, from: &[u8; 32]) -> Self::F;
+    fn load_i8(self, from: &[u8; 16]) -> Self::F;
+    /// Rounded to nearest even.
+    fn store_f16(self, lanes: Self::F, to: &mut [u8; 32]);
+    /// Rounded to nearest even; NaN becomes any value.
+    fn store_i16(self, lanes: Self::F, to: &mut [i16; 16]);
+
+    /// How many planes the activations of codes of `bits` bits are dealt to, see [`QuantizedRow`].
+    fn planes(self, bits: u8) -> usize;
+
+    /// Deals `from` (32 * planes values) to `planes` planes of 32: value `planes * l + j` becomes lane `l` of plane `j`.
+    #[inline(always)]
+    fn deal(self, planes: usize, from: &[i16], to: &mut [i16]) {
+        for j in 0..planes {
+            for l in 0..32 {
+                to[32 * j + l] = from[planes * l + j];
+            }
+        }
+    }
+
+    /// `y = W x` for neighbouring rows of a quantised matrix.
+    fn affine_rows(self, w: &AffineRows<'_>, x: QuantizedRow<'_>, y: &mut [f32]);
+
+    /// The same for several rows of activations at once, unpacking each weight once.
+    ///
+    /// # Safety
+    /// `y`'s columns are this thread's own.
+    unsafe fn affine_blocked(self, w: &AffineRows<'_>, x: &Blocked<'_>, scratch: &mut [i32], y: Output);
+
+    /// Up to 16 values; the other lanes are `fill`.
+    #[inline(always)]
+    fn load_part(self, from: &[f32], fill: f32) -> Self::F {
+        let mut lanes = [fill; 16];
+        lanes[..from.len()].copy_from_slice(from);
+        self.load(&lanes)
+    }
+
+    /// The first `to.len()` lanes.
+    #[inline(always)]
+    fn store_part(self, lanes: Self::F, to: &mut [f32]) {
+        let mut all = [0.0; 16];
+        self.store(lanes, &mut all);
+        to.copy_from_slice(&all[..to.len()]);
+    }
+}
+
+/// The tree of sum `acc[i % 16] = fma(a[i], b[i], acc[i % 16])`.
+#[inline(always)]
+pub(crate) fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len(), "a dot product of equal lengths");
+    let (a, a_rest) = a.as_chunks::<16>();
+    let (b, b_rest) = b.as_chunks::<16>();
+    let mut acc = s.splat(0.0);
+    for (a, b) in a.iter().zip(b) {
+        acc = s.fma(s.load(a), s.load(b), acc);
+    }
+    if !a_rest.is_empty() {
+        acc = s.fma(s.load_part(a_rest, 0.0), s.load_part(b_rest, 0.0), acc);
+    }
+    s.tree(acc)
+}
+
+/// `values[i] = f(values[i])`, sixteen at a time.
+#[inline(always)]
+pub(crate) fn map<S: Simd>(s: S, values: &mut [f32], f: impl Fn(S::F) -> S::F) {
+    let (chunks, rest) = values.as_chunks_mut::<16>();
+    for chunk in chunks {
+        s.store(f(s.load(chunk)), chunk);
+    }
+    if !rest.is_empty() {
+        s.store_part(f(s.load_part(rest, 0.0)), rest);
+    }
+}
+
+/// `values[i] = f(values[i], other[i])`, sixteen at a time.
+#[inline(always)]
+pub(crate) fn zip<S: Simd>(s: S, values: &mut [f32], other: &[f32], f: impl Fn(S::F, S::F) -> S::F) {
+    assert_eq!(values.len(), other.len(), "as many values on both sides");
+    let (chunks, rest) = values.as_chunks_mut::<16>();
+    let (others, other_rest) = other.as_chunks::<16>();
+    for (chunk, other) in chunks.iter_mut().zip(others) {
+        s.store(f(s.load(chunk), s.load(other)), chunk);
+    }
+    if !rest.is_empty() {
+        s.store_part(f(s.load_part(rest, 0.0), s.load_part(other_rest, 0.0)), rest);
+    }
+}
+
+/// `values[i] = f(values[i], a[i], b[i])`, sixteen at a time.
+#[inline(always)]
+pub(crate) fn zip2<S: Simd>(
+    s: S,
+    values: &mut [f32],
+    a: &[f32],
+    b: &[f32],
+    f: impl Fn(S::F, S::F, S::F) -> S::F,
+) {
+    assert!(values.len() == a.len() && values.len() == b.len(), "as many values on all sides");
+    let (chunks, rest) = values.as_chunks_mut::<16>();
+    let (a, a_rest) = a.as_chunks::<16>();
+    let (b, b_rest) = b.as_chunks::<16>();
+    for ((chunk, a), b) in chunks.iter_mut().zip(a).zip(b) {
+        s.store(f(s.load(chunk), s.load(a), s.load(b)), chunk);
+    }
+    if !rest.is_empty() {
+        let (a, b) = (s.load_part(a_rest, 0.0), s.load_part(b_rest, 0.0));
+        s.store_part(f(s.load_part(rest, 0.0), a, b), rest);
+    }
+}
