@@ -99,8 +99,9 @@ impl KvPages {
     }
 }
 
-/// Stores one head. 8-bit storage is a scale, then a code for each value: `scale = max |x| / 127`, `code = round(x / scale)` with
-/// ties to even. A NaN or an infinity makes the scale, and so the whole head, not a number.
+/// Stores one head. 8-bit storage is a scale, then a code for each value: `scale = max |x| / 127` and
+/// `code = round(x * (127 / max |x|))` with ties to even, all in f32; heads below 1e-30 are zero. A NaN or an infinity makes the
+/// scale, and so the whole head, not a number.
 fn encode_head(kind: KvKind, values: &[f32], bytes: &mut [u8]) {
     match kind {
         KvKind::F32 => {
@@ -116,12 +117,15 @@ fn encode_head(kind: KvKind, values: &[f32], bytes: &mut [u8]) {
         KvKind::Q8 => {
             let largest = values.iter().fold(0.0, |max: f32, value| max.max(value.abs()));
             let finite = values.iter().all(|value| value.is_finite());
-            let scale = if finite { largest / 127.0 } else { f32::NAN };
+            let (scale, inverse) = match largest {
+                _ if !finite => (f32::NAN, 0.0),
+                ..1e-30 => (0.0, 0.0),
+                _ => (largest / 127.0, 127.0 / largest),
+            };
             let (scale_bytes, codes) = bytes.split_at_mut(4);
             scale_bytes.copy_from_slice(&scale.to_le_bytes());
             for (code, value) in codes.iter_mut().zip(values) {
-                let rounded = if scale > 0.0 { (value / scale).round_ties_even() } else { 0.0 };
-                *code = (rounded.clamp(-127.0, 127.0) as i8) as u8;
+                *code = ((value * inverse).round_ties_even() as i8) as u8;
             }
         }
     }
@@ -195,7 +199,7 @@ mod tests {
     #[test]
     fn eight_bits_survive_extremes() {
         assert_eq!(stored(KvKind::Q8, &[0.0, -0.0]), [0.0, 0.0]);
-        assert_eq!(stored(KvKind::Q8, &[1e-45, 1e-44]), [0.0, 0.0]);
+        assert_eq!(stored(KvKind::Q8, &[1e-45, 1e-31]), [0.0, 0.0]);
         assert_eq!(stored(KvKind::Q8, &[f32::MAX, -f32::MAX])[1], -(f32::MAX / 127.0 * 127.0));
         assert!(stored(KvKind::Q8, &[1.0, f32::NAN]).iter().all(|x| x.is_nan()));
         assert!(stored(KvKind::Q8, &[1.0, f32::INFINITY]).iter().all(|x| x.is_nan()));

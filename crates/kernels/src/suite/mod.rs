@@ -123,17 +123,23 @@ pub fn failures(
     })
 }
 
-/// Runs every case on two kinds of backend and demands the same bits; one NaN is as good as another.
+/// Runs every case on several kinds of backend and demands the bits that the first gives; one NaN is as good as another.
 ///
 /// # Panics
 /// With a list of what differs.
-pub fn same_bits(a: Make<'_>, b: Make<'_>, seed: u64) {
+pub fn same_bits(makes: &[Make<'_>], seed: u64) {
+    let (first, others) = makes.split_first().expect("backends to compare");
+    let names: Vec<String> = others.iter().map(|make| make().name()).collect();
     let mut failures = Vec::new();
     for case in cases(seed) {
-        let [a, b] = [a, b].map(|make| (case.ways[0].run)(&mut *make()));
-        failures.extend(difference(&b, &a).map(|what| format!("{}: {what}", case.name)));
+        let expected = (case.ways[0].run)(&mut *first());
+        for (make, backend) in others.iter().zip(&names) {
+            let got = (case.ways[0].run)(&mut *make());
+            failures
+                .extend(difference(&got, &expected).map(|what| format!("{backend}: {}: {what}", case.name)));
+        }
     }
-    report(&format!("{} and {}", a().name(), b().name()), seed, &failures);
+    report(&format!("bits of {}", first().name()), seed, &failures);
 }
 
 /// The worst value beyond its bound.

@@ -58,7 +58,7 @@ pub(super) fn product_bound(
 /// `linear`, and the same through `linear_rows`.
 fn linear(random: &mut Random, encoding: Encoding) -> Case {
     let cols = some_cols(random, encoding);
-    let rows = random.pick(&[1, 3, 5, 8, 16, 17, 33]);
+    let rows = random.pick(&[1, 3, 5, 8, 16, 17, 33, 66, 130]);
     let n_rows = random.pick(&[1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 33, 64, 70]);
     let w = Rc::new(StoredMatrix::random(random, rows, cols, encoding));
     let x = Rc::new(random.activations(n_rows * cols));
