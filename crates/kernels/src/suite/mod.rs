@@ -16,7 +16,7 @@ mod stage;
 
 use crate::{Backend, Reference};
 
-pub use random::{Random, StoredMatrix};
+pub use random::{Random, StoredMatrix, encodings};
 pub use stage::Stage;
 
 /// Makes a fresh backend.

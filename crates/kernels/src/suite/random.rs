@@ -157,7 +157,7 @@ fn stored(float: Float, lead: usize, values: impl IntoIterator<Item = f32>) -> V
 }
 
 /// All encodings: every float, every width, group and type of scale.
-pub(super) fn encodings() -> Vec<Encoding> {
+pub fn encodings() -> Vec<Encoding> {
     let floats = [Float::F32, Float::F16, Float::BF16];
     let mut all: Vec<Encoding> = floats.map(Encoding::Float).to_vec();
     for bits in [2, 3, 4, 5, 6, 8] {

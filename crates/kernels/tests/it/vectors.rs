@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use flashmill_kernels::{Backend, DeltaShape, Reference, Segment};
+use flashmill_kernels::{Backend, Cpu, CpuOptions, DeltaShape, Level, Reference, Segment};
 use flashmill_layout::{Affine, Encoding, Float, MatrixShape, MatrixView};
 use safetensors::SafeTensors;
 
@@ -147,4 +147,23 @@ fn reference_multiplies_affine_weights() {
 #[test]
 fn reference_follows_the_delta_rule() {
     check_delta_rule(|| Box::new(Reference::new()));
+}
+
+fn cpu(level: Level) -> Cpu {
+    Cpu::new(CpuOptions { threads: 2, level: Some(level) }).expect("two threads")
+}
+
+/// The input is a one, which 16 bits hold to 1 part in 32639.
+#[test]
+fn every_level_multiplies_affine_weights() {
+    for level in Level::available() {
+        check_products(cpu(level), 0.5 / 32639.0);
+    }
+}
+
+#[test]
+fn every_level_follows_the_delta_rule() {
+    for level in Level::available() {
+        check_delta_rule(|| Box::new(cpu(level)));
+    }
 }
