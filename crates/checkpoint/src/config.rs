@@ -2,18 +2,17 @@
 //! 5.17 reads them. A field that would change the computation to one that is not implemented is an error; a field that
 //! transformers does not read either is listed in the notes.
 
-use std::collections::HashSet;
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
 use crate::error::CheckpointError;
 use crate::fields::{Fields, short};
+use crate::layers;
 use crate::note::Note;
 use crate::quantization::{self, Quantization};
-use crate::spec::{
-    AttentionSpec, DeltaNetSpec, Family, FfnKind, HeadOrder, LayerKind, MixerKind, ModelSpec, MoeSpec,
-};
+use crate::rope;
+use crate::spec::{AttentionSpec, DeltaNetSpec, Family, FfnKind, HeadOrder, LayerKind, ModelSpec, MoeSpec};
 
 /// What `config.json` says.
 #[derive(Debug)]
@@ -26,7 +25,8 @@ pub(crate) struct Config {
 }
 
 /// Bounds of the sizes: far above any model, and low enough that no product of three of them leaves 64 bits.
-const LAYERS: (usize, usize) = (1, 4096);
+pub(crate) const MAX_LAYERS: usize = 4096;
+const LAYERS: (usize, usize) = (1, MAX_LAYERS);
 const WIDTH: (usize, usize) = (1, 1 << 20);
 const VOCABULARY: (usize, usize) = (1, 1 << 24);
 const POSITIONS: (usize, usize) = (1, 1 << 31);
@@ -173,9 +173,9 @@ fn text_model(fields: &mut Fields<'_>, family: Family) -> Result<ModelSpec, Chec
     refuse_other_computations(fields, family)?;
     let hidden_size = fields.size("hidden_size", Some(defaults.hidden_size), WIDTH)?;
     let n_layers = fields.size("num_hidden_layers", Some(defaults.n_layers), LAYERS)?;
-    let mixers = mixers(fields, family, n_layers)?;
+    let mixers = layers::mixers(fields, family, n_layers)?;
     let n_experts = n_experts(fields, family, &defaults)?;
-    let ffns = ffns(fields, family, n_layers, n_experts)?;
+    let ffns = layers::ffns(fields, family, n_layers, n_experts)?;
     let layers: Vec<LayerKind> =
         mixers.into_iter().zip(ffns).map(|(mixer, ffn)| LayerKind { mixer, ffn }).collect();
 
@@ -235,50 +235,6 @@ fn refuse_other_computations(fields: &mut Fields<'_>, family: Family) -> Result<
     Ok(())
 }
 
-/// `layer_types` wins over `full_attention_interval`; `qwen3_moe` reads neither.
-fn mixers(
-    fields: &mut Fields<'_>,
-    family: Family,
-    n_layers: usize,
-) -> Result<Vec<MixerKind>, CheckpointError> {
-    if family == Family::Qwen3Moe {
-        return Ok(vec![MixerKind::Attention; n_layers]);
-    }
-    let interval = fields.value("full_attention_interval");
-    let Some(types) = fields.list("layer_types")? else {
-        let interval = match interval {
-            Some(value) => fields.bounded("full_attention_interval", value, LAYERS)?,
-            None => 4,
-        };
-        return Ok((1..=n_layers)
-            .map(|nth| match nth % interval {
-                0 => MixerKind::Attention,
-                _ => MixerKind::DeltaNet,
-            })
-            .collect());
-    };
-    if types.len() != n_layers {
-        return Err(fields.disagree(
-            ("layer_types' length", types.len()),
-            ("num_hidden_layers", n_layers),
-            "there must be one entry a layer",
-        ));
-    }
-    types
-        .iter()
-        .enumerate()
-        .map(|(i, value)| match value.as_str() {
-            Some("full_attention" | "attention") => Ok(MixerKind::Attention),
-            Some("linear_attention" | "mamba" | "conv") => Ok(MixerKind::DeltaNet),
-            _ => Err(fields.unsupported(
-                &format!("layer_types[{i}]"),
-                value,
-                "full_attention, linear_attention",
-            )),
-        })
-        .collect()
-}
-
 /// Re-saved configs write `num_local_experts`.
 fn n_experts(fields: &mut Fields<'_>, family: Family, defaults: &Defaults) -> Result<usize, CheckpointError> {
     let bounds = match family {
@@ -299,32 +255,6 @@ fn n_experts(fields: &mut Fields<'_>, family: Family, defaults: &Defaults) -> Re
         )),
         _ => Ok(local),
     }
-}
-
-/// A layer is dense if `mlp_only_layers` lists it or its number, from 1, is no multiple of `decoder_sparse_step`.
-fn ffns(
-    fields: &mut Fields<'_>,
-    family: Family,
-    n_layers: usize,
-    n_experts: usize,
-) -> Result<Vec<FfnKind>, CheckpointError> {
-    if family == Family::Qwen35Moe {
-        return Ok(vec![FfnKind::Moe; n_layers]);
-    }
-    let step = match fields.value("decoder_sparse_step") {
-        Some(value) => fields.bounded("decoder_sparse_step", value, (1, usize::MAX))?,
-        None => 1,
-    };
-    let mut dense = HashSet::new();
-    for value in fields.list("mlp_only_layers")?.unwrap_or_default() {
-        dense.insert(fields.bounded("mlp_only_layers", value, (0, usize::MAX))?);
-    }
-    Ok((0..n_layers)
-        .map(|layer| match n_experts > 0 && (layer + 1) % step == 0 && !dense.contains(&layer) {
-            true => FfnKind::Moe,
-            false => FfnKind::Dense,
-        })
-        .collect())
 }
 
 fn moe(
@@ -410,7 +340,7 @@ fn attention(
         }
         (None, None) => fields.size("head_dim", Some(hidden_size / n_heads), HEAD_DIM)?,
     };
-    let (rope_theta, rotary_dim) = rope(fields, head_dim, defaults)?;
+    let (rope_theta, rotary_dim) = rope::parse(fields, head_dim, defaults.partial_rotary_factor)?;
     Ok(AttentionSpec {
         n_heads,
         n_kv_heads,
@@ -421,73 +351,11 @@ fn attention(
     })
 }
 
-/// Theta and the number of rotated values. As in transformers, a `rope_scaling` that holds anything replaces
-/// `rope_parameters`, and the fields at top level fill in what the object leaves out.
-fn rope(
-    fields: &mut Fields<'_>,
-    head_dim: usize,
-    defaults: &Defaults,
-) -> Result<(f64, usize), CheckpointError> {
-    const SUPPORTED: &str = "default";
-    let scaling = fields.object("rope_scaling")?.filter(|map| !map.is_empty());
-    let (name, object) = match scaling {
-        Some(map) => ("rope_scaling", Some(map)),
-        None => ("rope_parameters", fields.object("rope_parameters")?),
-    };
-    let empty = Map::new();
-    let object = object.unwrap_or(&empty);
-    let get = |key: &str| object.get(key).filter(|value| !value.is_null());
-    for key in ["rope_type", "type"] {
-        match get(key) {
-            Some(value) if value.as_str() == Some("default") => break,
-            Some(value) => return Err(fields.unsupported(&format!("{name}.{key}"), value, SUPPORTED)),
-            None => {}
-        }
-    }
-    // One object a kind of layer: transformers has it, these families do not.
-    for key in ["full_attention", "linear_attention"] {
-        if let Some(value) = get(key) {
-            return Err(fields.unsupported(&format!("{name}.{key}"), value, "one object for all layers"));
-        }
-    }
-    // The sections say which frequencies follow an image's rows and columns; in text all three positions are equal.
-    const READ: [&str; 6] =
-        ["rope_type", "type", "rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved"];
-    for (key, value) in object.iter().filter(|(key, _)| !READ.contains(&key.as_str())) {
-        fields.note_ignored(&format!("{name}.{key}"), value);
-    }
-
-    let number = |fields: &mut Fields<'_>, key: &'static str| match get(key) {
-        Some(value) => value
-            .as_f64()
-            .map(Some)
-            .ok_or_else(|| fields.wrong_type(&format!("{name}.{key}"), value, "a number")),
-        None => fields.number(key),
-    };
-    let theta = number(fields, "rope_theta")?.unwrap_or(10_000.0);
-    if !(theta.is_finite() && theta > 0.0) {
-        return Err(fields.unsupported("rope_theta", &Value::from(theta), "a positive number"));
-    }
-    let Some(default_factor) = defaults.partial_rotary_factor else {
-        return match head_dim % 2 {
-            0 => Ok((theta, head_dim)),
-            _ => Err(fields.unsupported("head_dim", &Value::from(head_dim), "an even number")),
-        };
-    };
-    let factor = number(fields, "partial_rotary_factor")?.unwrap_or(default_factor);
-    let rotary_dim = (head_dim as f64 * factor) as usize;
-    if !(factor > 0.0 && factor <= 1.0) || rotary_dim == 0 || rotary_dim % 2 != 0 {
-        return Err(fields.unsupported(
-            "partial_rotary_factor",
-            &Value::from(factor),
-            "a part of head_dim, above 0 and at most 1, that is an even number of values",
-        ));
-    }
-    Ok((theta, rotary_dim))
-}
-
 fn rms_norm_eps(fields: &mut Fields<'_>) -> Result<f32, CheckpointError> {
-    let eps = fields.number("rms_norm_eps")?.unwrap_or(1e-6);
+    let eps = fields.number("rms_norm_eps")?.unwrap_or_else(|| {
+        fields.note_defaulted("rms_norm_eps", 1e-6);
+        1e-6
+    });
     match (0.0..1.0).contains(&eps) {
         true => Ok(eps as f32),
         false => Err(fields.unsupported("rms_norm_eps", &Value::from(eps), "a number in 0..1")),

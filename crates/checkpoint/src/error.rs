@@ -124,11 +124,11 @@ pub enum CheckpointError {
         /// One field.
         field: String,
         /// Its value.
-        value: String,
+        value: usize,
         /// The other field.
         other: String,
         /// Its value.
-        other_value: String,
+        other_value: usize,
         /// What should hold.
         rule: &'static str,
     },
@@ -358,7 +358,7 @@ pub enum CheckpointError {
     },
     /// Quantised weights whose shape contradicts the settings.
     #[error(
-        "{path}: the tensor {tensor:?} has the shape {shape:?}, but {bits} bits and groups of {group} from {config} make it {expected:?}"
+        "{path}: the tensor {tensor:?} has the shape {shape:?}, but {bits} bits and groups of {group} in config.json make it {expected:?}"
     )]
     QuantShape {
         /// The file.
@@ -373,8 +373,6 @@ pub enum CheckpointError {
         group: u16,
         /// What these make of it.
         expected: Vec<u64>,
-        /// The config.
-        config: PathBuf,
     },
     /// A row that is not a whole number of groups.
     #[error("{path}: rows of {cols} values of the tensor {tensor:?} are not whole groups of {group}")]

@@ -106,6 +106,11 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
+    /// Notes that a number's default was taken.
+    pub(crate) fn note_defaulted(&mut self, name: &'static str, value: impl ToString) {
+        self.notes.push(Note::DefaultedField { field: name, value: value.to_string() });
+    }
+
     pub(crate) fn list(&mut self, name: &'static str) -> Result<Option<&'a [Value]>, CheckpointError> {
         self.value(name)
             .map(|value| match value {
@@ -155,9 +160,9 @@ impl<'a> Fields<'a> {
         CheckpointError::FieldsDisagree {
             path: self.path.to_owned(),
             field: self.full_name(field),
-            value: value.to_string(),
+            value,
             other: self.full_name(other),
-            other_value: other_value.to_string(),
+            other_value,
             rule,
         }
     }

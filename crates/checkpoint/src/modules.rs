@@ -100,7 +100,6 @@ impl Modules<'_> {
                     bits,
                     group,
                     expected,
-                    config: self.config_path.to_owned(),
                 });
             }
         }

@@ -69,6 +69,8 @@ pub struct LayerRef {
 }
 
 /// Weights of a mixer.
+// There is one a layer: the space that a DeltaNet layer wastes is nothing beside its weights.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum MixerRef {
     /// Full attention.

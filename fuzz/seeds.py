@@ -1,0 +1,40 @@
+"""Writes the fuzz targets' first inputs into fuzz/corpus, from the fixtures: python3 fuzz/seeds.py"""
+
+import json
+import struct
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+CORPUS = ROOT / "fuzz" / "corpus"
+FIXTURES = ["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_5_moe_mlx2", "qwen3_next", "qwen3_moe"]
+
+
+def write(target, name, data):
+    path = CORPUS / target / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def compact(value):
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+for fixture in FIXTURES:
+    folder = ROOT / "fixtures" / fixture
+    config = (folder / "config.json").read_bytes()
+    write("config", fixture, config)
+    merged, end = {}, 0
+    for path in sorted(folder.glob("model*.safetensors")):
+        file = path.read_bytes()
+        (header_len,) = struct.unpack("<Q", file[:8])
+        write("safetensors_header", f"{fixture}-{path.stem}", struct.pack("<Q", len(file)) + file[: 8 + header_len])
+        header = json.loads(file[8 : 8 + header_len])
+        header.pop("__metadata__", None)
+        for name, entry in header.items():
+            begin, end = end, end + entry["data_offsets"][1] - entry["data_offsets"][0]
+            merged[name] = entry | {"data_offsets": [begin, end]}
+    write("describe", fixture, compact(json.loads(config)) + b"\0" + compact(merged))
+
+small = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+write("safetensors_header", "small", bytes(8) + struct.pack("<Q", len(small)) + small + bytes(8))
+write("index", "small", compact({"metadata": {"total_size": 8}, "weight_map": {"a": "model.safetensors"}}))
