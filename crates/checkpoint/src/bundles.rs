@@ -92,6 +92,14 @@ impl LayerBundles {
         Ok(LayerBundles { n_experts: moe.n_experts, shapes, place })
     }
 
+    /// Gate, up and down as rows of stacks of `n_experts` matrices: the stack, the first row, the number of rows.
+    pub(crate) fn of_stacks(n_experts: usize, all: [(&Stored, usize, usize); 3]) -> LayerBundles {
+        let shapes = all.map(|(stored, _, rows)| MatrixShape { rows, ..stored.shape });
+        let runs = all.iter().flat_map(|&(stored, first, rows)| stored.strides(first, rows)).collect();
+        let place = Place::Stacked { names: all.map(|(stored, ..)| stored.name.clone()), runs };
+        LayerBundles { n_experts, shapes, place }
+    }
+
     /// `experts.E.{gate,up,down}_proj`, a matrix each.
     fn single(
         modules: &mut Modules<'_>,

@@ -17,6 +17,8 @@ mod fields;
 mod files;
 #[doc(hidden)]
 pub mod fuzzing;
+#[doc(hidden)]
+pub mod gguf;
 mod header;
 mod inspect;
 mod layers;

@@ -119,7 +119,8 @@ fn check_splits(files: &[GgufFile]) -> Result<(), GgufError> {
     let n_files = files.len() as u64;
     for (i, file) in files.iter().enumerate() {
         let fail = |problem| Err(GgufError::new(&file.path, problem));
-        let number = |key: &str| file.header.metadata.get(key).map(|value| (value.as_u64(), value.to_string()));
+        let number =
+            |key: &str| file.header.metadata.get(key).map(|value| (value.as_u64(), value.to_string()));
         if let Some((Some(count), _)) = number(COUNT)
             && n_files == 1
             && count > 1

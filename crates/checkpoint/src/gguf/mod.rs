@@ -17,10 +17,6 @@ mod source;
 mod split;
 mod tensor;
 mod tensors;
-#[cfg(test)]
-mod testing;
-#[cfg(test)]
-mod tests;
 mod value;
 
 pub use error::{GgufError, Place, Problem};

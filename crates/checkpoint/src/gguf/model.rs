@@ -201,18 +201,17 @@ fn experts(
     hidden: usize,
     sizes: &MoeSpec,
 ) -> Result<LayerBundles, Problem> {
+    const NEEDED_BY: &str = "the routed experts";
     let (n, size) = (sizes.n_experts, sizes.intermediate_size);
     let name = |name| format!("{at}.{name}.weight");
-    let mut find =
-        |name: &str, shape| tensors.stored(name, Some(n), shape, "the routed experts");
-    let down = find(&name("ffn_down_exps"), (hidden, size))?;
+    let down = tensors.stored(&name("ffn_down_exps"), Some(n), (hidden, size), NEEDED_BY)?;
     let fused = name("ffn_gate_up_exps");
     if tensors.contains(&fused) {
-        let both = tensors.stored(&fused, Some(n), (2 * size, hidden), "the routed experts")?;
+        let both = tensors.stored(&fused, Some(n), (2 * size, hidden), NEEDED_BY)?;
         return Ok(LayerBundles::of_stacks(n, [(&both, 0, size), (&both, size, size), (&down, 0, hidden)]));
     }
-    let gate = find(&name("ffn_gate_exps"), (size, hidden))?;
-    let up = find(&name("ffn_up_exps"), (size, hidden))?;
+    let gate = tensors.stored(&name("ffn_gate_exps"), Some(n), (size, hidden), NEEDED_BY)?;
+    let up = tensors.stored(&name("ffn_up_exps"), Some(n), (size, hidden), NEEDED_BY)?;
     Ok(LayerBundles::of_stacks(n, [(&gate, 0, size), (&up, 0, size), (&down, 0, hidden)]))
 }
 

@@ -130,7 +130,12 @@ impl<'a> Keys<'a> {
         Problem::KeyUnsupported { key: self.full(key), value: value.to_string(), supported }
     }
 
-    fn disagree(&self, (key, value): (&str, usize), (other, other_value): (&str, usize), rule: &'static str) -> Problem {
+    fn disagree(
+        &self,
+        (key, value): (&str, usize),
+        (other, other_value): (&str, usize),
+        rule: &'static str,
+    ) -> Problem {
         Problem::KeysDisagree {
             key: self.full(key),
             value: value as u64,
@@ -220,7 +225,9 @@ impl<'a> Keys<'a> {
             array.numbers().map(|value| bounded(&full, &value, (0, HEADS.1))).collect::<Result<_, _>>()?;
         match numbers.len() == n_blocks {
             true => Ok(numbers),
-            false => Err(Problem::KeyType { key: full, found: array.kind(), expected: "an array of numbers" }),
+            false => {
+                Err(Problem::KeyType { key: full, found: array.kind(), expected: "an array of numbers" })
+            }
         }
     }
 
@@ -237,7 +244,9 @@ impl<'a> Keys<'a> {
         let first = used.next().unwrap_or(1);
         match first > 0 && used.all(|number| number == first) {
             true => Ok(first),
-            false => Err(self.unsupported(key, value, "the same number, above 0, in every layer with attention")),
+            false => {
+                Err(self.unsupported(key, value, "the same number, above 0, in every layer with attention"))
+            }
         }
     }
 
@@ -324,7 +333,8 @@ impl<'a> Keys<'a> {
         let shared = self.optional_size("expert_shared_feed_forward_length", (0, WIDTH.1))?;
         let shared = shared.filter(|&size| size > 0).or(dense);
         const SIZE: &str = "expert_feed_forward_length";
-        let own = self.optional_size(SIZE, WIDTH)?.or(dense.map(|size| size / top_k).filter(|&size| size > 0));
+        let own =
+            self.optional_size(SIZE, WIDTH)?.or(dense.map(|size| size / top_k).filter(|&size| size > 0));
         let missing = |keys: &Self, key| Problem::MissingKey { key: keys.full(key) };
         let normalize = match self.value("expert_weights_norm") {
             Some(value) => value.as_bool().ok_or_else(|| Problem::KeyType {
@@ -361,7 +371,8 @@ impl<'a> Keys<'a> {
     fn into_notes(self) -> Vec<Note> {
         let start = format!("{}.", self.prefix);
         let unread = |key: &str| {
-            key.strip_prefix(&start).is_some_and(|rest| !self.read.contains(key) && !BOOKKEEPING.contains(&rest))
+            key.strip_prefix(&start)
+                .is_some_and(|rest| !self.read.contains(key) && !BOOKKEEPING.contains(&rest))
         };
         self.metadata
             .iter()

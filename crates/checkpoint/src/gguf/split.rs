@@ -22,7 +22,11 @@ impl SplitName {
             false => None,
         };
         let (no, count) = (number(no)?, number(count)?);
-        (!stem.is_empty() && (1..=count).contains(&no)).then(|| SplitName { stem: path.with_file_name(stem), no, count })
+        (!stem.is_empty() && (1..=count).contains(&no)).then(|| SplitName {
+            stem: path.with_file_name(stem),
+            no,
+            count,
+        })
     }
 
     /// The path of file `no`, from 1.

@@ -23,7 +23,9 @@ pub(super) struct Tensors<'a> {
 
 impl<'a> Tensors<'a> {
     pub(super) fn of(gguf: &'a Gguf) -> Self {
-        Tensors { left: gguf.tensors().map(|(file, tensor)| (tensor.name.as_str(), (file, tensor))).collect() }
+        Tensors {
+            left: gguf.tensors().map(|(file, tensor)| (tensor.name.as_str(), (file, tensor))).collect(),
+        }
     }
 
     pub(super) fn contains(&self, name: &str) -> bool {

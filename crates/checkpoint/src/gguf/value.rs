@@ -377,7 +377,11 @@ fn check_bools<R: Read>(source: &Source<R>, start: u64, bytes: &[u8]) -> Result<
 /// Reads over `len` values without keeping them.
 fn pass_over<R: Read>(source: &mut Source<R>, kind: Kind, len: u64, depth: usize) -> Result<(), Problem> {
     if depth > MAX_NESTING {
-        return Err(Problem::Nesting { place: source.place.clone(), offset: source.offset, limit: MAX_NESTING });
+        return Err(Problem::Nesting {
+            place: source.place.clone(),
+            offset: source.offset,
+            limit: MAX_NESTING,
+        });
     }
     match kind {
         Kind::String => {
