@@ -7,6 +7,7 @@ use crate::bundles::LayerBundles;
 use crate::config::{self, Config};
 use crate::error::CheckpointError;
 use crate::files::{self, FileEntry, Table};
+use crate::gguf::{self, Gguf, GgufError, GgufModel};
 use crate::modules::Modules;
 use crate::names;
 use crate::note::{Note, SkippedGroup};
@@ -35,6 +36,23 @@ impl Checkpoint {
         let config = config::parse(&config_path, &bytes)?;
         let (files, table) = files::open(&dir)?;
         Checkpoint::describe(dir, &config_path, config, files, table)
+    }
+
+    /// Reads the headers of a GGUF file, of all parts if it is one of a split model.
+    #[doc(hidden)]
+    pub fn open_gguf(path: &Path) -> Result<Checkpoint, GgufError> {
+        let gguf = Gguf::open(path)?;
+        let GgufModel { spec, trunk, bundles, notes } = gguf::describe(&gguf)?;
+        let files = gguf.files().iter().map(|file| FileEntry { path: file.path.clone(), len: file.len });
+        Ok(Checkpoint {
+            dir: files::parent(path),
+            files: files.collect(),
+            spec,
+            trunk,
+            bundles: bundles.into_iter().map(Some).collect(),
+            convention: Convention::LlamaCpp,
+            notes,
+        })
     }
 
     /// Finds each weight of the config's model in the table.

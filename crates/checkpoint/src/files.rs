@@ -53,11 +53,16 @@ pub(crate) fn directory(path: &Path) -> Result<PathBuf, CheckpointError> {
     }
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("gguf") => Err(CheckpointError::GgufNotRead { path: path.to_owned() }),
-        Some("json" | "safetensors") => Ok(match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-            _ => PathBuf::from("."),
-        }),
+        Some("json" | "safetensors") => Ok(parent(path)),
         _ => Err(CheckpointError::NoConfig { dir: path.to_owned() }),
+    }
+}
+
+/// The directory of a file.
+pub(crate) fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
     }
 }
 
