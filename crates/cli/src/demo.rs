@@ -64,10 +64,9 @@ fn extract(files: &[CarriedFile], cache: Option<&Path>) -> Result<Extracted> {
     if let Some(path) = in_cache {
         return Ok(Extracted { path, temporary: None });
     }
-    let directory = tempfile::Builder::new()
-        .prefix("flashmill-demo-")
-        .tempdir()
-        .context("the demo model cannot be extracted: neither the cache nor a temporary directory can be written")?;
+    let directory = tempfile::Builder::new().prefix("flashmill-demo-").tempdir().context(
+        "the demo model cannot be extracted: neither the cache nor a temporary directory can be written",
+    )?;
     write_all(files, directory.path())
         .with_context(|| format!("the demo model cannot be extracted to {}", directory.path().display()))?;
     Ok(Extracted { path: directory.path().to_owned(), temporary: Some(directory) })

@@ -95,7 +95,9 @@ mod tests {
         assert!(message("Qwen/Qwen3.5-35B-A3B").contains("hf download Qwen/Qwen3.5-35B-A3B"));
         assert!(message("nowhere").starts_with("there is no directory nowhere; give a model's directory"));
         let directory = tempfile::tempdir().expect("a temporary directory");
-        for (name, word) in [("m.gguf", "GGUF"), ("m.safetensors", "directory that holds it"), ("m.bin", "is a file")] {
+        for (name, word) in
+            [("m.gguf", "GGUF"), ("m.safetensors", "directory that holds it"), ("m.bin", "is a file")]
+        {
             let path = directory.path().join(name);
             std::fs::write(&path, "").expect("a file");
             assert!(message(path.to_str().expect("UTF-8")).contains(word), "{name}");

@@ -70,7 +70,8 @@ fn read_stdin() -> Result<String> {
         eprintln!("reading the prompt from standard input ...");
         wait.recv()
     });
-    let bytes = read.context("the reader of standard input stopped")?.context("cannot read standard input")?;
+    let bytes =
+        read.context("the reader of standard input stopped")?.context("cannot read standard input")?;
     as_text(bytes).context("standard input is not UTF-8 text")
 }
 

@@ -24,7 +24,13 @@ impl TextOut {
     pub(crate) fn new() -> TextOut {
         let out = io::stdout().lock();
         let is_terminal = out.is_terminal();
-        TextOut { out, is_terminal, has_color: is_terminal && wants_color(), is_dim: false, at_line_start: true }
+        TextOut {
+            out,
+            is_terminal,
+            has_color: is_terminal && wants_color(),
+            is_dim: false,
+            at_line_start: true,
+        }
     }
 
     /// Writes text of the model and shows it at once.
@@ -46,6 +52,11 @@ impl TextOut {
         }
         self.is_dim = dim;
         Ok(())
+    }
+
+    /// Whether dimming shows: otherwise thoughts need markers to be told from the answer.
+    pub(crate) fn can_dim(&self) -> bool {
+        self.has_color
     }
 
     /// Ends the line, if one was begun.
@@ -82,7 +93,8 @@ pub(crate) fn neutral(text: &str) -> Cow<'_, str> {
 }
 
 fn is_unsafe(char: char) -> bool {
-    let reorders = matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let reorders =
+        matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     (char.is_control() && char != '\n' && char != '\t') || reorders
 }
 

@@ -4,9 +4,11 @@ mod calculator;
 mod clock;
 mod files;
 
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use serde::Serialize as _;
 use serde_json::{Map, Value, json};
 
 use files::Sandbox;
@@ -34,7 +36,11 @@ impl Tools {
             definition(
                 "clock",
                 "Get the current date and time",
-                &[("zone", text("IANA time zone, for example Europe/Oslo; the user's own if left out"), false)],
+                &[(
+                    "zone",
+                    text("IANA time zone, for example Europe/Oslo; the user's own if left out"),
+                    false,
+                )],
             ),
             definition(
                 "list_files",
@@ -54,16 +60,44 @@ impl Tools {
         matches!(name, "calculator" | "clock" | "list_files" | "read_file")
     }
 
-    /// Runs a tool. The error is for the model as much as for the user: one line that says what to do differently.
-    pub(crate) fn call(&self, name: &str, arguments: &Value) -> Result<String> {
+    /// Runs a tool and gives its result, a JSON object. What went wrong is a result too, `{"error": ..}`, for the model to read.
+    pub(crate) fn call(&self, name: &str, arguments: &Value) -> Value {
+        self.try_call(name, arguments).unwrap_or_else(|error| json!({"error": format!("{error:#}")}))
+    }
+
+    fn try_call(&self, name: &str, arguments: &Value) -> Result<Value> {
         let arguments = Arguments::new(arguments)?;
-        match name {
-            "calculator" => calculator::calculate(arguments.required("expression")?),
-            "clock" => clock::now(arguments.optional("zone")?),
-            "list_files" => self.sandbox.list(arguments.optional("path")?.unwrap_or(".")),
-            "read_file" => self.sandbox.read(arguments.required("path")?),
+        Ok(match name {
+            "calculator" => json!({"result": calculator::calculate(arguments.required("expression")?)?}),
+            "clock" => clock::now(arguments.optional("zone")?)?,
+            "list_files" => json!({"files": self.sandbox.list(arguments.optional("path")?.unwrap_or("."))?}),
+            "read_file" => json!({"content": self.sandbox.read(arguments.required("path")?)?}),
             _ => bail!("there is no tool {name:?}"),
-        }
+        })
+    }
+}
+
+/// JSON as Python writes it, a space after commas and colons: the form of tool results that models were trained on.
+pub(crate) fn to_spaced_json(value: &Value) -> String {
+    let mut bytes = Vec::new();
+    let mut serializer = serde_json::Serializer::with_formatter(&mut bytes, Spaced);
+    value.serialize(&mut serializer).expect("JSON values can be written to memory");
+    String::from_utf8(bytes).expect("JSON is UTF-8")
+}
+
+struct Spaced;
+
+impl serde_json::ser::Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        if first { Ok(()) } else { out.write_all(b", ") }
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b": ")
     }
 }
 
@@ -118,21 +152,31 @@ mod tests {
             if name == "list_files" {
                 arguments["path"] = ".".into();
             }
-            let result = tools.call(&name, &arguments).expect("a result");
-            assert!(!result.is_empty(), "{name}");
-            assert!(tools.call(&name, &json!([1])).is_err(), "{name} takes an object");
+            let result = tools.call(&name, &arguments);
+            assert!(result.is_object() && result.get("error").is_none(), "{name}: {result}");
+            assert!(tools.call(&name, &json!([1])).get("error").is_some(), "{name} takes an object");
         }
-        assert_eq!(tools.call("calculator", &arguments).expect("a result"), "42");
-        assert_eq!(tools.call("read_file", &arguments).expect("a result"), "text");
+        assert_eq!(tools.call("calculator", &arguments), json!({"result": 42}));
+        assert_eq!(tools.call("read_file", &arguments), json!({"content": "text"}));
+        assert_eq!(tools.call("list_files", &json!({})), json!({"files": ["x (4 bytes)"]}));
     }
 
     #[test]
     fn wrong_calls_are_errors_that_help() {
         let tools = Tools::new(Path::new(".")).expect("tools");
-        let message = |name: &str, arguments: Value| tools.call(name, &arguments).expect_err("wrong").to_string();
+        let message = |name: &str, arguments: Value| tools.call(name, &arguments)["error"].clone();
         assert_eq!(message("rm", json!({})), "there is no tool \"rm\"");
         assert_eq!(message("read_file", json!({})), "the argument \"path\" is missing");
         assert_eq!(message("read_file", Value::Null), "the argument \"path\" is missing");
-        assert_eq!(message("calculator", json!({"expression": 4})), "the argument \"expression\" must be a text, not 4");
+        assert_eq!(
+            message("calculator", json!({"expression": 4})),
+            "the argument \"expression\" must be a text, not 4"
+        );
+    }
+
+    #[test]
+    fn json_with_spaces() {
+        let value = json!({"a": [1, 2.5, "x, y: z"], "b": {}, "c": []});
+        assert_eq!(to_spaced_json(&value), r#"{"a": [1, 2.5, "x, y: z"], "b": {}, "c": []}"#);
     }
 }

@@ -61,7 +61,9 @@ mod tests {
 
     #[test]
     fn what_is_no_size() {
-        for text in ["", "G", "-1G", "8X", "8GG", "8Gix", "1.2.3G", ".", "1e9", "\u{663}G", "8\u{20ac}", "inf"] {
+        for text in
+            ["", "G", "-1G", "8X", "8GG", "8Gix", "1.2.3G", ".", "1e9", "\u{663}G", "8\u{20ac}", "inf"]
+        {
             let error = parse_size(text).expect_err(text);
             assert!(error.contains("is not a size"), "{error}");
         }

@@ -1,6 +1,7 @@
 //! Arithmetic on one line of text.
 
 use anyhow::{Result, bail};
+use serde_json::Number;
 
 /// Expressions longer than this are refused.
 const MAX_CHARS: usize = 4096;
@@ -8,8 +9,8 @@ const MAX_CHARS: usize = 4096;
 /// Parentheses, signs and powers nest at most this deep, so that no expression exhausts the stack.
 const MAX_DEPTH: usize = 64;
 
-/// The value of an expression, as text: `+ - * / % ^`, parentheses, the functions of [`FUNCTIONS`], `pi`, `e`.
-pub(crate) fn calculate(expression: &str) -> Result<String> {
+/// The value of an expression: `+ - * / % ^`, parentheses, the functions of [`FUNCTIONS`], `pi`, `e`.
+pub(crate) fn calculate(expression: &str) -> Result<Number> {
     if expression.chars().count() > MAX_CHARS {
         bail!("the expression is longer than {MAX_CHARS} characters");
     }
@@ -22,16 +23,17 @@ pub(crate) fn calculate(expression: &str) -> Result<String> {
     if !value.is_finite() {
         bail!("the result is not a finite number");
     }
-    Ok(format_number(value))
+    Ok(as_number(value))
 }
 
 /// Whole numbers that binary64 holds exactly without a point; others to 15 digits, which is what its arithmetic can promise.
-fn format_number(value: f64) -> String {
-    if value == value.trunc() && value.abs() <= (1u64 << 53) as f64 {
-        return format!("{}", value as i64);
+fn as_number(value: f64) -> Number {
+    let is_whole = |value: f64| value == value.trunc() && value.abs() <= (1u64 << 53) as f64;
+    let rounded: f64 = format!("{value:.14e}").parse().expect("a number that was just written");
+    match [value, rounded].into_iter().find(|&value| is_whole(value)) {
+        Some(whole) => Number::from(whole as i64),
+        None => Number::from_f64(rounded).expect("the result is finite"),
     }
-    let rounded: f64 = format!("{value:.14e}").parse().unwrap_or(value);
-    if (1e-5..1e15).contains(&rounded.abs()) { rounded.to_string() } else { format!("{rounded:e}") }
 }
 
 /// A function of a number of arguments.
@@ -254,7 +256,8 @@ mod tests {
     use super::*;
 
     fn check(expression: &str, expected: &str) {
-        assert_eq!(calculate(expression).unwrap_or_else(|error| format!("{error:#}")), expected, "{expression}");
+        let found = calculate(expression).map_or_else(|error| error.to_string(), |number| number.to_string());
+        assert_eq!(found, expected, "{expression}");
     }
 
     #[test]
@@ -278,7 +281,7 @@ mod tests {
         check("1_000 * 1e3", "1000000");
         check(".5 * 2.", "1");
         check("1 / 3", "0.333333333333333");
-        check("2^60", "1.15292150460685e18");
+        check("2^60", "1.15292150460685e+18");
         check("12345678 * 87654321", "1082152022374638");
         check("1e-9", "1e-9");
         check("0 * -1", "0");
@@ -307,7 +310,10 @@ mod tests {
         check("pow(1)", "pow does not take 1 arguments");
         check("10 ^ 400", "the result is not a finite number");
         check(".", "\".\" is not a number");
-        assert!(calculate("system(1)").is_err_and(|error| error.to_string().starts_with("unknown name \"system\"")));
+        assert!(
+            calculate("system(1)")
+                .is_err_and(|error| error.to_string().starts_with("unknown name \"system\""))
+        );
     }
 
     #[test]
@@ -316,7 +322,9 @@ mod tests {
             let error = calculate(&unit.repeat(700)).expect_err("too deep").to_string();
             assert_eq!(error, "the expression nests deeper than 64", "{unit}");
         }
-        assert!(calculate(&"1+".repeat(3000)).is_err_and(|error| error.to_string().contains("longer than 4096")));
+        assert!(
+            calculate(&"1+".repeat(3000)).is_err_and(|error| error.to_string().contains("longer than 4096"))
+        );
         check(&format!("{}1{}", "(".repeat(60), ")".repeat(60)), "1");
     }
 

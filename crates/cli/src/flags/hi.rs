@@ -1,0 +1,272 @@
+//! The flags as they are meant: options of the engine and of each mode.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use flashmill_engine::{BackendKind, EngineOptions, KvKind, SamplingOptions};
+
+use super::low::{
+    LowArgs, LowBackend, LowChat, LowCommand, LowEngine, LowInspect, LowKv, LowLogits, LowPlan, LowRun,
+    LowSampling, LowTalk,
+};
+
+/// What the program shall do.
+pub(crate) enum Mode {
+    Run(RunOptions),
+    Chat(ChatOptions),
+    Plan(PlanOptions),
+    Inspect(InspectOptions),
+    Logits(LogitsOptions),
+}
+
+/// Answer one prompt.
+pub(crate) struct RunOptions {
+    pub(crate) model: String,
+    pub(crate) engine: EngineOptions,
+    pub(crate) talk: TalkOptions,
+    pub(crate) prompt: Option<String>,
+    pub(crate) prompt_files: Vec<PathBuf>,
+    pub(crate) tools: Option<PathBuf>,
+    pub(crate) raw: bool,
+    pub(crate) json: bool,
+}
+
+/// Talk to a model.
+pub(crate) struct ChatOptions {
+    pub(crate) model: String,
+    pub(crate) engine: EngineOptions,
+    pub(crate) talk: TalkOptions,
+    pub(crate) offer_tools: bool,
+}
+
+/// Show what would be resident, cached and read.
+pub(crate) struct PlanOptions {
+    pub(crate) model: String,
+    pub(crate) engine: EngineOptions,
+    pub(crate) json: bool,
+}
+
+/// Show what files hold.
+pub(crate) struct InspectOptions {
+    pub(crate) model: String,
+    pub(crate) json: bool,
+}
+
+/// Write logits to a file.
+pub(crate) struct LogitsOptions {
+    pub(crate) model: String,
+    pub(crate) engine: EngineOptions,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) out: PathBuf,
+    pub(crate) trace: bool,
+}
+
+/// How a conversation is led and answers are sampled.
+#[derive(Clone)]
+pub(crate) struct TalkOptions {
+    pub(crate) system: Option<String>,
+    /// `None`: the chat template decides.
+    pub(crate) thinking: Option<bool>,
+    pub(crate) max_tokens: Option<usize>,
+    pub(crate) stops: Vec<String>,
+    pub(crate) timing: bool,
+    sampling: SamplingFlags,
+}
+
+/// Sampling as far as the user asked for it.
+#[derive(Clone)]
+struct SamplingFlags {
+    temperature: Option<f32>,
+    top_k: Option<usize>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    logit_bias: Vec<(u32, f32)>,
+    seed: Option<u64>,
+}
+
+/// Positions of one forward pass of `logits`, whose rows of logits are all wanted: few, for each is as wide as the vocabulary.
+const LOGITS_CHUNK: usize = 64;
+
+impl Mode {
+    /// What the flags mean; an error if a value means nothing on this machine.
+    pub(crate) fn new(args: LowArgs) -> Result<Mode> {
+        Ok(match args.command {
+            LowCommand::Run(run) => Mode::Run(RunOptions::new(run)?),
+            LowCommand::Chat(chat) => Mode::Chat(ChatOptions::new(chat)?),
+            LowCommand::Plan(LowPlan { model, json, engine }) => {
+                Mode::Plan(PlanOptions { model: model.model, engine: engine_options(engine)?, json })
+            }
+            LowCommand::Inspect(LowInspect { model, json }) => {
+                Mode::Inspect(InspectOptions { model: model.model, json })
+            }
+            LowCommand::Logits(logits) => Mode::Logits(LogitsOptions::new(logits)?),
+        })
+    }
+}
+
+impl RunOptions {
+    fn new(low: LowRun) -> Result<RunOptions> {
+        Ok(RunOptions {
+            model: low.model.model,
+            engine: engine_options(low.engine)?,
+            talk: low.talk.into(),
+            prompt: low.prompt,
+            prompt_files: low.file,
+            tools: low.tools,
+            raw: low.raw,
+            json: low.json,
+        })
+    }
+}
+
+impl ChatOptions {
+    fn new(low: LowChat) -> Result<ChatOptions> {
+        Ok(ChatOptions {
+            model: low.model.model,
+            engine: engine_options(low.engine)?,
+            talk: low.talk.into(),
+            offer_tools: !low.no_tools,
+        })
+    }
+}
+
+impl LogitsOptions {
+    fn new(low: LowLogits) -> Result<LogitsOptions> {
+        let chunk = low.chunk.unwrap_or(LOGITS_CHUNK).min(low.tokens.len());
+        let mut engine = engine_options(low.engine)?;
+        engine.max_chunk = Some(chunk);
+        engine.max_logit_rows = Some(chunk);
+        engine.context = engine.context.or(Some(low.tokens.len()));
+        Ok(LogitsOptions {
+            model: low.model.model,
+            engine,
+            tokens: low.tokens,
+            out: low.out,
+            trace: low.trace,
+        })
+    }
+}
+
+impl TalkOptions {
+    /// The model's own settings, with what the user asked for in their place.
+    pub(crate) fn sampling(&self, defaults: &SamplingOptions) -> SamplingOptions {
+        let flags = &self.sampling;
+        SamplingOptions {
+            temperature: flags.temperature.unwrap_or(defaults.temperature),
+            top_k: flags.top_k.unwrap_or(defaults.top_k),
+            top_p: flags.top_p.unwrap_or(defaults.top_p),
+            min_p: flags.min_p.unwrap_or(defaults.min_p),
+            repetition_penalty: flags.repetition_penalty.unwrap_or(defaults.repetition_penalty),
+            presence_penalty: flags.presence_penalty.unwrap_or(defaults.presence_penalty),
+            frequency_penalty: flags.frequency_penalty.unwrap_or(defaults.frequency_penalty),
+            logit_bias: flags.logit_bias.clone(),
+            seed: flags.seed.or(defaults.seed),
+        }
+    }
+}
+
+impl From<LowTalk> for TalkOptions {
+    fn from(low: LowTalk) -> TalkOptions {
+        TalkOptions {
+            system: low.system,
+            thinking: low.no_think.then_some(false),
+            max_tokens: low.max_tokens,
+            stops: low.stop,
+            timing: low.timing,
+            sampling: low.sampling.into(),
+        }
+    }
+}
+
+impl From<LowSampling> for SamplingFlags {
+    fn from(low: LowSampling) -> SamplingFlags {
+        SamplingFlags {
+            temperature: if low.greedy { Some(0.0) } else { low.temp },
+            top_k: low.top_k,
+            top_p: low.top_p,
+            min_p: low.min_p,
+            repetition_penalty: low.repeat_penalty,
+            presence_penalty: low.presence_penalty,
+            frequency_penalty: low.frequency_penalty,
+            logit_bias: low.logit_bias,
+            seed: low.seed,
+        }
+    }
+}
+
+fn engine_options(low: LowEngine) -> Result<EngineOptions> {
+    Ok(EngineOptions {
+        ram_bytes: low.ram,
+        threads: low.threads,
+        backend: match low.backend {
+            LowBackend::Cpu => BackendKind::Cpu,
+            LowBackend::Reference => BackendKind::Reference,
+        },
+        level: low.level.map(|level| level.parse()).transpose().context("--level")?,
+        kv: match low.kv {
+            LowKv::F32 => KvKind::F32,
+            LowKv::F16 => KvKind::F16,
+            LowKv::Q8 => KvKind::Q8,
+        },
+        context: low.context,
+        experts_per_token: low.experts,
+        reader: low.reader.parse().context("--reader")?,
+        ..EngineOptions::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn mode(line: &str) -> Result<Mode> {
+        Mode::new(LowArgs::try_parse_from(std::iter::once("flashmill").chain(line.split_whitespace()))?)
+    }
+
+    #[test]
+    fn the_models_settings_stand_where_the_user_is_silent() {
+        let Mode::Run(run) = mode("run m --top-k 7 --presence-penalty 0.5").expect("valid") else {
+            panic!("run")
+        };
+        let defaults =
+            SamplingOptions { temperature: 0.6, top_k: 20, top_p: 0.9, ..SamplingOptions::plain() };
+        let sampling = run.talk.sampling(&defaults);
+        assert_eq!((sampling.temperature, sampling.top_k, sampling.top_p), (0.6, 7, 0.9));
+        assert_eq!(sampling.presence_penalty, 0.5);
+        let Mode::Run(run) = mode("run m --greedy").expect("valid") else { panic!("run") };
+        assert_eq!(run.talk.sampling(&defaults).temperature, 0.0);
+    }
+
+    #[test]
+    fn engine_flags() {
+        let Mode::Plan(plan) = mode("plan m --ram 1G --level scalar --kv q8 --experts 3").expect("valid")
+        else {
+            panic!("plan")
+        };
+        assert_eq!(plan.engine.ram_bytes, Some(1 << 30));
+        assert_eq!(plan.engine.level.map(|level| level.to_string()).as_deref(), Some("scalar"));
+        assert_eq!((plan.engine.kv, plan.engine.experts_per_token), (KvKind::Q8, Some(3)));
+        for line in ["plan m --level sse9", "plan m --reader carrier-pigeon"] {
+            assert!(mode(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn logits_makes_room_for_every_row() {
+        let Mode::Logits(logits) = mode("logits m --tokens 1,2,3 --out f").expect("valid") else {
+            panic!("logits")
+        };
+        assert_eq!(logits.engine.max_chunk, Some(3));
+        assert_eq!(logits.engine.max_logit_rows, Some(3));
+        assert_eq!(logits.engine.context, Some(3));
+        let Mode::Logits(logits) = mode("logits m --tokens 1,2,3 --out f --chunk 2").expect("valid") else {
+            panic!("logits")
+        };
+        assert_eq!(logits.engine.max_chunk, Some(2));
+    }
+}

@@ -1,0 +1,292 @@
+//! The flags as they are typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::size::parse_size;
+
+/// Runs mixture-of-experts language models that are larger than memory: the experts stay on the SSD.
+#[derive(Debug, Parser)]
+#[command(name = "flashmill", version, propagate_version = true, max_term_width = 100)]
+pub(crate) struct LowArgs {
+    #[command(subcommand)]
+    pub(crate) command: LowCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LowCommand {
+    /// Answer one prompt
+    Run(LowRun),
+    /// Talk to a model
+    Chat(LowChat),
+    /// Show what will be resident, cached and read, without loading the model
+    Plan(LowPlan),
+    /// Show what a model's files hold
+    Inspect(LowInspect),
+    /// Write the logits of given tokens to a safetensors file
+    Logits(LowLogits),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LowRun {
+    #[command(flatten)]
+    pub(crate) model: LowModel,
+    /// The prompt; what -f and standard input hold is appended to it
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) prompt: Option<String>,
+    /// A file with the prompt, or a part of it; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Vec<PathBuf>,
+    /// Tools that the model may call: a JSON file with an OpenAI `tools` array
+    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
+    pub(crate) tools: Option<PathBuf>,
+    /// Give the prompt to the model as it is, without the chat template
+    #[arg(long, conflicts_with_all = ["system", "no_think"])]
+    pub(crate) raw: bool,
+    /// Print one JSON object with the answer, its tool calls and the statistics
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) talk: LowTalk,
+    #[command(flatten)]
+    pub(crate) engine: LowEngine,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LowChat {
+    #[command(flatten)]
+    pub(crate) model: LowModel,
+    /// Do not offer the built-in tools (calculator, clock, list_files, read_file)
+    #[arg(long)]
+    pub(crate) no_tools: bool,
+    #[command(flatten)]
+    pub(crate) talk: LowTalk,
+    #[command(flatten)]
+    pub(crate) engine: LowEngine,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LowPlan {
+    #[command(flatten)]
+    pub(crate) model: LowModel,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) engine: LowEngine,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LowInspect {
+    #[command(flatten)]
+    pub(crate) model: LowModel,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LowLogits {
+    #[command(flatten)]
+    pub(crate) model: LowModel,
+    /// Token ids, separated by commas
+    #[arg(long, value_name = "IDS", required = true, value_delimiter = ',')]
+    pub(crate) tokens: Vec<u32>,
+    /// The file to write: a tensor `logits`, F32, positions x vocabulary
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// Also write hidden states and expert choices of every layer: `hidden.*`, `router.N.indices`, `router.N.weights`
+    #[arg(long)]
+    pub(crate) trace: bool,
+    /// Tokens of one forward pass; the result is the same for any number
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) chunk: Option<usize>,
+    #[command(flatten)]
+    pub(crate) engine: LowEngine,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LowModel {
+    /// A model's directory (Hugging Face or MLX safetensors), or `demo` for the built-in model (`./demo` is a directory)
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: String,
+}
+
+/// How a conversation is led and answers are sampled.
+#[derive(Debug, Args)]
+pub(crate) struct LowTalk {
+    /// The system message
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// Ask the model not to think before it answers
+    #[arg(long)]
+    pub(crate) no_think: bool,
+    /// Most tokens of an answer; until the model ends it or the context is full if not given
+    #[arg(short = 'n', long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) max_tokens: Option<usize>,
+    /// End the answer before this text; may be given more than once
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Print where the time went, layer by layer
+    #[arg(long)]
+    pub(crate) timing: bool,
+    #[command(flatten)]
+    pub(crate) sampling: LowSampling,
+}
+
+/// Sampling; the model's own generation_config.json where a flag is not given.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling (the model's own settings if not given)")]
+pub(crate) struct LowSampling {
+    /// Always take the likeliest token
+    #[arg(long, conflicts_with_all = ["temp", "top_k", "top_p", "min_p", "seed"])]
+    pub(crate) greedy: bool,
+    /// Temperature; 0 is greedy
+    #[arg(long, visible_alias = "temperature", value_name = "T")]
+    pub(crate) temp: Option<f32>,
+    /// Only the K likeliest tokens; 0 is all
+    #[arg(long, value_name = "K")]
+    pub(crate) top_k: Option<usize>,
+    /// Only the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P")]
+    pub(crate) top_p: Option<f32>,
+    /// Only tokens at least P times as likely as the likeliest
+    #[arg(long, value_name = "P")]
+    pub(crate) min_p: Option<f32>,
+    /// Divide the logits of tokens that were already there; 1 is off
+    #[arg(long, visible_alias = "repetition-penalty", value_name = "X")]
+    pub(crate) repeat_penalty: Option<f32>,
+    /// Subtract from the logits of tokens that the answer already has
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) presence_penalty: Option<f32>,
+    /// Subtract as often as the answer already has the token
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: Option<f32>,
+    /// Add V to the logit of token ID; may be given more than once
+    #[arg(long, value_name = "ID=V", value_parser = parse_bias)]
+    pub(crate) logit_bias: Vec<(u32, f32)>,
+    /// Makes the answer repeatable; random if not given
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+}
+
+/// How the model is opened.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Engine")]
+pub(crate) struct LowEngine {
+    /// Most memory to use, for example 8G or 512M; 80 % of what the machine and its control groups allow if not given
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) ram: Option<u64>,
+    /// Threads that compute; as many as there are processors if not given
+    #[arg(short, long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) threads: Option<usize>,
+    /// What computes: `reference` is slow and the definition of right
+    #[arg(long, value_name = "KIND", default_value = "cpu")]
+    pub(crate) backend: LowBackend,
+    /// SIMD level of the CPU: scalar, avx2 or avx512; the best if not given
+    #[arg(long, value_name = "LEVEL")]
+    pub(crate) level: Option<String>,
+    /// How keys and values are stored
+    #[arg(long, value_name = "TYPE", default_value = "f16")]
+    pub(crate) kv: LowKv,
+    /// Most tokens of a conversation
+    #[arg(short, long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) context: Option<usize>,
+    /// Experts per token; fewer than the model's own are faster and worse
+    #[arg(long, value_name = "K", value_parser = at_least_one)]
+    pub(crate) experts: Option<usize>,
+    /// How experts are read: auto, uring, pread or page-cache
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    pub(crate) reader: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LowBackend {
+    Cpu,
+    Reference,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LowKv {
+    F32,
+    F16,
+    Q8,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(n) => Ok(n),
+        Err(_) => Err("must be a whole number".to_owned()),
+    }
+}
+
+fn parse_bias(text: &str) -> Result<(u32, f32), String> {
+    let parts =
+        text.split_once('=').and_then(|(id, bias)| Some((id.parse().ok()?, bias.parse::<f32>().ok()?)));
+    parts
+        .filter(|(_, bias)| bias.is_finite())
+        .ok_or_else(|| "must be a token's number, = and what is added, for example 42=-1.5".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<LowArgs, clap::Error> {
+        LowArgs::try_parse_from(std::iter::once("flashmill").chain(line.split_whitespace()))
+    }
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        LowArgs::command().debug_assert();
+    }
+
+    #[test]
+    fn a_line_with_everything() {
+        let line = "run demo -p hi -f a -f b --tools t.json --ram 8G --threads 3 --backend reference --level avx2 --kv q8 \
+                    --context 100 --max-tokens 5 --temperature 0.5 --top-k 3 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.1 \
+                    --presence-penalty -0.5 --frequency-penalty 0.2 --logit-bias 7=-1.5 --logit-bias 8=100 --seed 4 \
+                    --stop x --stop y --system s --no-think --experts 4 --reader pread --json --timing";
+        let LowCommand::Run(run) = parse(line).expect("valid").command else { panic!("run") };
+        assert_eq!((run.prompt.as_deref(), run.file.len()), (Some("hi"), 2));
+        assert_eq!(run.engine.ram, Some(8 << 30));
+        assert_eq!(run.talk.sampling.temp, Some(0.5));
+        assert_eq!(run.talk.sampling.presence_penalty, Some(-0.5));
+        assert_eq!(run.talk.sampling.logit_bias, [(7, -1.5), (8, 100.0)]);
+        assert_eq!((run.engine.kv, run.engine.backend), (LowKv::Q8, LowBackend::Reference));
+        let LowCommand::Logits(logits) =
+            parse("logits m --tokens 1,2,3 --out f --trace").expect("valid").command
+        else {
+            panic!("logits")
+        };
+        assert_eq!(logits.tokens, [1, 2, 3]);
+    }
+
+    #[test]
+    fn wrong_lines() {
+        for line in [
+            "",
+            "run",
+            "walk demo",
+            "run demo --ram lots",
+            "run demo --threads 0",
+            "run demo --context x",
+            "run demo --logit-bias 5",
+            "run demo --logit-bias 5=nan",
+            "run demo --logit-bias 5=-inf",
+            "run demo --greedy --temp 1",
+            "run demo --raw --tools f",
+            "logits demo --out f",
+            "logits demo --tokens 1,-2 --out f",
+            "logits demo --tokens 1,,2 --out f",
+            "logits demo --tokens 1",
+            "plan demo --kv f8",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! Progress bars: on a terminal only, and only for what takes a while.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// What is done sooner shows no bar.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+const BYTES: &str = "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}";
+const TOKENS: &str = "{msg} {bar:30} {pos} of {len} tokens, {per_sec}";
+
+/// A bar on standard error that appears late and leaves nothing behind.
+pub(crate) struct Progress {
+    start: Instant,
+    what: &'static str,
+    template: &'static str,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// Counts bytes.
+    pub(crate) fn of_bytes(what: &'static str) -> Progress {
+        Progress { start: Instant::now(), what, template: BYTES, bar: None }
+    }
+
+    /// Counts tokens.
+    pub(crate) fn of_tokens(what: &'static str) -> Progress {
+        Progress { start: Instant::now(), what, template: TOKENS, bar: None }
+    }
+
+    /// `done` of `total` are done.
+    pub(crate) fn set(&mut self, done: u64, total: u64) {
+        if self.bar.is_none() && self.start.elapsed() > PATIENCE && done < total {
+            // Standard error; hidden if that is no terminal.
+            let bar = ProgressBar::new(total).with_message(self.what).with_elapsed(self.start.elapsed());
+            bar.set_style(
+                ProgressStyle::with_template(self.template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+            );
+            self.bar = Some(bar);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_length(total);
+            bar.set_position(done);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_templates_are_valid() {
+        for template in [BYTES, TOKENS] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+    }
+}

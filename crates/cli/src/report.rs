@@ -1,0 +1,126 @@
+//! What a run did: one line for people, JSON for programs, a table of where the time went.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use flashmill_engine::{Part, Session, SessionStats, StoreStats, human_bytes, machine};
+use serde_json::{Value, json};
+
+/// The numbers of a session so far.
+pub(crate) struct Report {
+    session: SessionStats,
+    store: StoreStats,
+    experts: (usize, usize),
+    peak_rss_bytes: Option<u64>,
+    budget_bytes: u64,
+    backend: String,
+}
+
+impl Report {
+    /// Takes them now.
+    pub(crate) fn of(session: &Session<'_>) -> Report {
+        let plan = session.engine().plan();
+        Report {
+            session: session.stats(),
+            store: session.engine().model().store_stats(),
+            experts: (plan.experts_per_token, plan.model_experts_per_token),
+            peak_rss_bytes: machine::peak_rss_bytes(),
+            budget_bytes: plan.ram_bytes,
+            backend: plan.backend.clone(),
+        }
+    }
+
+    /// `prompt 512 tokens, 230.1 tok/s | answer 40 tokens, 12.3 tok/s | read 1.2 GiB, hit rate 81.0 % | peak memory 3.4 GiB`.
+    pub(crate) fn line(&self) -> String {
+        let stats = &self.session;
+        let mut line = format!("prompt {} tokens", stats.prompt_tokens);
+        if stats.reused_tokens > 0 {
+            let _ = write!(line, " (and {} kept)", stats.reused_tokens);
+        }
+        let _ = write!(line, "{}", speed(stats.prompt_tokens, stats.prompt_time));
+        let _ = write!(
+            line,
+            " | answer {} tokens{}",
+            stats.decode_tokens,
+            speed(stats.decode_tokens, stats.decode_time)
+        );
+        let _ = write!(line, " | read {}", human_bytes(self.store.bytes_read));
+        if let Some(rate) = self.hit_rate() {
+            let _ = write!(line, ", hit rate {:.1} %", 100.0 * rate);
+        }
+        if let Some(bytes) = self.peak_rss_bytes {
+            let _ =
+                write!(line, " | peak memory {} of {}", human_bytes(bytes), human_bytes(self.budget_bytes));
+        }
+        let (used, own) = self.experts;
+        if used != own {
+            let _ = write!(line, " | {used} experts per token instead of {own}");
+        }
+        line
+    }
+
+    /// The same as an object; times in seconds, sizes in bytes.
+    pub(crate) fn json(&self) -> Value {
+        let stats = &self.session;
+        json!({
+            "prompt_tokens": stats.prompt_tokens,
+            "reused_tokens": stats.reused_tokens,
+            "prompt_seconds": stats.prompt_time.as_secs_f64(),
+            "prompt_tokens_per_second": rate(stats.prompt_tokens, stats.prompt_time),
+            "decode_tokens": stats.decode_tokens,
+            "decode_seconds": stats.decode_time.as_secs_f64(),
+            "decode_tokens_per_second": rate(stats.decode_tokens, stats.decode_time),
+            "bytes_read": self.store.bytes_read,
+            "bytes_from_device": self.store.bytes_from_device,
+            "hits": self.store.hits,
+            "misses": self.store.misses,
+            "hit_rate": self.hit_rate(),
+            "read_wait_seconds": Duration::from_nanos(self.store.wait_ns).as_secs_f64(),
+            "read_latency_us_p50": self.store.latency.percentile_us(500),
+            "read_latency_us_p99": self.store.latency.percentile_us(990),
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "ram_bytes": self.budget_bytes,
+            "experts_per_token": self.experts.0,
+            "model_experts_per_token": self.experts.1,
+            "backend": self.backend,
+        })
+    }
+
+    /// Share of the picks that were in memory; `None` if nothing was picked.
+    fn hit_rate(&self) -> Option<f64> {
+        let picks = self.store.hits + self.store.misses;
+        (picks > 0).then(|| self.store.hits as f64 / picks as f64)
+    }
+}
+
+/// Where the time of all forward passes went, in milliseconds: a row a layer, then the whole.
+pub(crate) fn timing_table(session: &Session<'_>) -> String {
+    let timing = session.engine().model().timing();
+    let mut table = format!("{:<8}", "ms");
+    for part in Part::ALL {
+        let _ = write!(table, "{:>11}", part.name());
+    }
+    table.push_str("        all\n");
+    for layer in 0..timing.n_layers() {
+        row(&mut table, &format!("layer {layer}"), Part::ALL.map(|part| timing.layer(layer, part)));
+    }
+    row(&mut table, "whole", Part::ALL.map(|part| timing.total(part)));
+    table.pop();
+    table
+}
+
+fn row(table: &mut String, name: &str, times: [Duration; Part::ALL.len()]) {
+    let _ = write!(table, "{name:<8}");
+    for time in times.iter().copied().chain([times.iter().sum()]) {
+        let _ = write!(table, "{:>11.2}", 1e3 * time.as_secs_f64());
+    }
+    table.push('\n');
+}
+
+fn speed(tokens: u64, time: Duration) -> String {
+    rate(tokens, time).map_or_else(String::new, |rate| format!(", {rate:.1} tok/s"))
+}
+
+fn rate(tokens: u64, time: Duration) -> Option<f64> {
+    (tokens > 0 && !time.is_zero()).then(|| tokens as f64 / time.as_secs_f64())
+}
