@@ -1,0 +1,142 @@
+//! What can go wrong between text and tokens.
+
+use std::path::PathBuf;
+
+use crate::tool_calls::ToolCallError;
+
+/// An error of the engine: what, where, and what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// A file of the model directory cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A text file that is far larger than any model's.
+    #[error("{} has {bytes} bytes, more than the {limit} that such a file may have", path.display())]
+    FileTooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The most we read.
+        limit: u64,
+    },
+    /// Not the JSON that was expected.
+    #[error("{} is not valid: {source}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// A field with a value that has no meaning.
+    #[error("{}: {field} is {found}, expected {expected}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// Name of the field.
+        field: String,
+        /// What stands there.
+        found: String,
+        /// What would have been right.
+        expected: &'static str,
+    },
+    /// A kind of tokenizer that we do not read.
+    #[error("{}: a decoder of type {kind} is not supported; only byte-level tokenizers are", path.display())]
+    UnsupportedTokenizer {
+        /// tokenizer.json.
+        path: PathBuf,
+        /// The type that its decoder has.
+        kind: String,
+    },
+    /// Two texts for one token, or one text for two.
+    #[error("{}: added token {content:?} has id {id}, which is already taken by {other}", path.display())]
+    AddedToken {
+        /// The file that adds it.
+        path: PathBuf,
+        /// Its text.
+        content: String,
+        /// Its id.
+        id: u32,
+        /// What stands there already.
+        other: String,
+    },
+    /// The tokenizer failed on a text.
+    #[error("the tokenizer failed: {source}")]
+    Encode {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The model has no chat template, and one is needed.
+    #[error("{} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); give a plain prompt", dir.display())]
+    NoChatTemplate {
+        /// The model directory.
+        dir: PathBuf,
+    },
+    /// Chat templates refuse an empty list of messages.
+    #[error("the conversation has no messages; give at least one")]
+    NoMessages,
+    /// A role that could forge a control token.
+    #[error("role {role:?} of message {index}: a role has 1 to 64 letters, digits, '-' or '_'")]
+    Role {
+        /// As given.
+        role: String,
+        /// Which message, counted from 0.
+        index: usize,
+    },
+    /// `raise_exception` of the chat template: it does not accept these messages.
+    #[error("the chat template refuses the conversation: {message}")]
+    TemplateRefused {
+        /// The template's own words.
+        message: String,
+    },
+    /// The chat template is broken, or uses what we do not have.
+    #[error("chat template: {source}")]
+    Template {
+        /// Why, with the line.
+        source: minijinja::Error,
+    },
+    /// More output than any model reads.
+    #[error("the rendered conversation is longer than {limit} bytes; shorten it")]
+    PromptTooLarge {
+        /// The most that is rendered.
+        limit: usize,
+    },
+    /// What the template writes cannot be told from what the messages say.
+    #[error(
+        "a message or tool contains {literal:?}, and this chat template mixes such text with its own control tokens; \
+         remove it from the message"
+    )]
+    ControlTextInData {
+        /// The control token's text.
+        literal: String,
+    },
+    /// A sampling setting without meaning.
+    #[error("{name} is {value}, expected {expected}")]
+    SamplingOption {
+        /// Its name.
+        name: &'static str,
+        /// As given.
+        value: f64,
+        /// What would have been right.
+        expected: &'static str,
+    },
+    /// A NaN or an infinity came out of the model.
+    #[error("logit of token {token} is {value}: the model computed no number; its file may be damaged")]
+    LogitNotFinite {
+        /// Index of the logit.
+        token: usize,
+        /// NaN or an infinity.
+        value: f32,
+    },
+    /// No logits at all.
+    #[error("there are no logits to sample from")]
+    NoLogits,
+    /// A tool call that is not one.
+    #[error(transparent)]
+    ToolCall(#[from] ToolCallError),
+}

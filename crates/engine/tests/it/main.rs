@@ -1,0 +1,6 @@
+//! The engine from outside.
+
+mod gguf;
+mod template;
+mod text;
+mod tokenizer;
