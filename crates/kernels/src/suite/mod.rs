@@ -10,6 +10,7 @@ mod experts;
 mod not_finite;
 mod products;
 mod random;
+mod rewritten;
 mod rows;
 mod schedule;
 mod stage;
@@ -87,6 +88,7 @@ pub fn cases(seed: u64) -> Vec<Case> {
     cases.extend(delta_net::cases(&mut random));
     cases.extend(attention::cases(&mut random));
     cases.extend(not_finite::cases(&mut random));
+    cases.extend(rewritten::cases(&mut random));
     cases
 }
 

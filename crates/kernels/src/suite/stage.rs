@@ -41,6 +41,12 @@ impl<'a> Stage<'a> {
         self.exact(&vec![UNTOUCHED; len + MARGIN])
     }
 
+    /// Gives a buffer back before the stage ends.
+    pub fn release(&mut self, buffer: Buffer) {
+        self.buffers.retain(|&other| other != buffer);
+        self.backend.release(buffer);
+    }
+
     /// A matrix of the trunk.
     pub fn matrix(&mut self, stored: &StoredMatrix) -> Matrix {
         let matrix = self.backend.matrix(stored.shape);

@@ -1,5 +1,7 @@
 //! The suite finds mistakes: `Reference` with one of them planted fails it.
 
+use std::collections::HashMap;
+
 use flashmill_kernels::suite::{Precision, failures};
 use flashmill_kernels::{
     Attend, Backend, Buffer, DeltaShape, Glu, KvKind, KvShape, Matrix, NormRotate, Page, Picks, Reference,
@@ -41,12 +43,15 @@ enum Mistake {
     SplitMultiplyAdd,
     NanDropped,
     WritesBehind,
+    /// Inputs of products are remembered, and not forgotten when they are overwritten.
+    OldInput,
 }
 
 /// `Reference` with a mistake.
 struct Mistaken {
     inner: Reference,
     shapes: Vec<MatrixShape>,
+    inputs: HashMap<Buffer, Vec<f32>>,
     mistake: Mistake,
 }
 
@@ -136,6 +141,7 @@ impl Backend for Mistaken {
                 Mistake::CoarseInputs => values.chunks_mut(64).for_each(to_8_bits),
                 Mistake::LastColumn => values.iter_mut().skip(cols - 1).step_by(cols).for_each(|x| *x = 0.0),
                 Mistake::NanDropped => values.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = 0.0),
+                Mistake::OldInput => values = self.inputs.entry(x).or_insert(values).clone(),
                 _ => {}
             }
             let x = self.scratch(&values);
@@ -315,7 +321,7 @@ fn to_8_bits(x: &mut [f32]) {
 /// What the suite finds first in the cases whose name starts with `name`; a panic counts.
 fn first_failure(mistake: Mistake, name: &str) -> Option<String> {
     let make = move || -> Box<dyn Backend> {
-        Box::new(Mistaken { inner: Reference::new(), shapes: Vec::new(), mistake })
+        Box::new(Mistaken { inner: Reference::new(), shapes: Vec::new(), inputs: HashMap::new(), mistake })
     };
     let found = std::panic::catch_unwind(|| failures(&make, &Precision::i16(64), 5, name).next());
     found.unwrap_or_else(|_| Some("a panic".to_owned()))
@@ -329,6 +335,7 @@ fn planted_mistakes_are_found() {
         (LastColumn, "linear"),
         (RowsOfSelection, "linear"),
         (WritesBehind, "linear"),
+        (OldInput, "product after"),
         (NanDropped, "NaN"),
         (WrongToken, "embed"),
         (NormOfFirstRow, "rms norm"),
