@@ -38,3 +38,8 @@ for fixture in FIXTURES:
 small = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
 write("safetensors_header", "small", bytes(8) + struct.pack("<Q", len(small)) + small + bytes(8))
 write("index", "small", compact({"metadata": {"total_size": 8}, "weight_map": {"a": "model.safetensors"}}))
+
+for fixture in ["qwen3_5_moe_gguf", "qwen3_5_moe_kquant"]:
+    # The headers are shorter than this; what follows is not read.
+    file = (ROOT / "fixtures" / fixture / "model.gguf").read_bytes()
+    write("gguf_header", fixture, file[: 32 << 10])

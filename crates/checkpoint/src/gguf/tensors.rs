@@ -104,6 +104,7 @@ impl<'a> Tensors<'a> {
             true => Ok((file, tensor)),
             false => {
                 let (tensor, dims) = (name.to_owned(), tensor.dims().to_vec());
+                let expected = without_ones(&expected).to_vec();
                 Err(Problem::WrongShape { tensor, dims, expected })
             }
         }

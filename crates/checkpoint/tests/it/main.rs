@@ -4,5 +4,8 @@ mod configs;
 mod damage;
 mod fixtures;
 mod forms;
+mod gguf_header;
+mod gguf_model;
+mod gguf_support;
 mod mutations;
 mod support;
