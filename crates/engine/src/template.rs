@@ -427,3 +427,6 @@ fn is_templates_own(content: &str, marks: &[bool], roles: &[&str]) -> bool {
     let n_chars = content.chars().count();
     marks[0] && marks[n_chars - 1] && roles.contains(&inside.as_str()) && content.contains(&inside)
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use jiff::Zoned;
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Rest, Value, ValueKind};
+use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind};
 
 use super::python;
@@ -40,10 +40,16 @@ pub(super) fn environment(now: Arc<Zoned>) -> Environment<'static> {
         let count = count.and_then(|count| usize::try_from(count).ok()).unwrap_or(usize::MAX);
         python::replace(&python::to_str(text), old, new, count)
     });
+    env.add_filter("indent", indent);
+    env.add_filter("int", int);
+    env.add_filter("float", float);
     env.add_test("sequence", |value: &Value| {
-        matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
+        value.is_undefined() || matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map)
     });
-    env.add_test("iterable", |value: &Value| value.kind() == ValueKind::String || value.try_iter().is_ok());
+    env.add_test("iterable", |value: &Value| {
+        !value.is_none() && (value.kind() == ValueKind::String || value.try_iter().is_ok())
+    });
+    env.add_test("callable", |value: &Value| value.kind() == ValueKind::Plain);
 
     env.add_function("raise_exception", |message: &Value| -> Result<Value, Error> {
         let raised = Raised(message.to_string());
@@ -54,6 +60,50 @@ pub(super) fn environment(now: Arc<Zoned>) -> Environment<'static> {
             .map_err(|error| Error::new(ErrorKind::InvalidOperation, "strftime_now").with_source(error))
     });
     env
+}
+
+fn indent(
+    text: &Value,
+    width: Option<&Value>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
+    let width = match width {
+        Some(width) => Some(width.clone()),
+        None => kwargs.get::<Option<Value>>("width")?,
+    };
+    let first = first.or(kwargs.get("first")?).unwrap_or(false);
+    let blank = blank.or(kwargs.get("blank")?).unwrap_or(false);
+    kwargs.assert_all_used()?;
+    let indention = match width.as_ref().map(|width| (width.as_str(), width.as_usize())) {
+        Some((Some(text), _)) => text.to_owned(),
+        Some((_, Some(n))) => " ".repeat(n.min(256)),
+        _ => " ".repeat(4),
+    };
+    Ok(python::indent(&python::to_str(text), &indention, first, blank))
+}
+
+/// Jinja's filter `int`: what is no number gives `default`, or 0.
+fn int(value: &Value, default: Option<Value>) -> Value {
+    let text = python::to_str(value);
+    let text = text.trim();
+    let whole = match value.kind() {
+        ValueKind::Bool => Some(i64::from(value.is_true())),
+        _ => {
+            text.parse().ok().or_else(|| text.parse::<f64>().ok().filter(|x| x.is_finite()).map(|x| x as i64))
+        }
+    };
+    whole.map_or_else(|| default.unwrap_or_else(|| 0.into()), Value::from)
+}
+
+/// Jinja's filter `float`: what is no number gives `default`, or 0.0.
+fn float(value: &Value, default: Option<Value>) -> Value {
+    let number = match value.kind() {
+        ValueKind::Bool => Some(f64::from(u8::from(value.is_true()))),
+        _ => python::to_str(value).trim().parse::<f64>().ok(),
+    };
+    number.map_or_else(|| default.unwrap_or_else(|| 0.0.into()), Value::from)
 }
 
 /// Collects output up to [`OUTPUT_LIMIT`].

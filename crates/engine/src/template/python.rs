@@ -2,7 +2,7 @@
 //!
 //! Methods compare what characters are, whether marked or not (see `marks`), and keep the marks of what they return.
 
-use minijinja::value::{Kwargs, Value, ValueKind, from_args};
+use minijinja::value::{Kwargs, Tuple, Value, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State};
 use minijinja_contrib::pycompat;
 
@@ -187,7 +187,7 @@ fn partition(text: &str, separator: &str, last: bool) -> Result<Value, Error> {
         None if last => ["", "", text],
         None => [text, "", ""],
     };
-    Ok(parts.into_iter().collect())
+    Ok(Tuple::from(parts.map(Value::from).to_vec()).into())
 }
 
 fn strip_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
@@ -235,6 +235,24 @@ fn matches(text: &str, pattern: &str) -> Vec<(usize, usize)> {
         found.push((bytes_of(n_chars), bytes_of(n_chars + n_pattern)));
     }
     found
+}
+
+/// Jinja's filter `indent`: every line but the first, and no empty one, unless asked for.
+pub(super) fn indent(text: &str, indention: &str, first: bool, blank: bool) -> String {
+    // A line end more than there is, so that a last empty line is a line.
+    let text = format!("{text}\n");
+    let mut out = String::with_capacity(2 * text.len());
+    for (index, line) in split_lines(&text, false).into_iter().enumerate() {
+        if index > 0 {
+            out.push('\n');
+        }
+        let is_indented = if index == 0 { first } else { blank || !line.is_empty() };
+        if is_indented {
+            out.push_str(indention);
+        }
+        out.push_str(line);
+    }
+    out
 }
 
 /// A float as Python's `repr` spells it: the shortest digits, an exponent below 1e-4 and from 1e16.
