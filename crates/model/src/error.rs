@@ -8,7 +8,9 @@ pub enum ModelError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// More experts per token than there are.
-    #[error("{wanted} experts per token were asked for, the model has {n_experts} a layer; ask for 1 to {n_experts}")]
+    #[error(
+        "{wanted} experts per token were asked for, the model has {n_experts} a layer; ask for 1 to {n_experts}"
+    )]
     ExpertsPerToken {
         /// Asked for.
         wanted: usize,

@@ -3,9 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use flashmill_checkpoint::{AttentionSpec, ModelSpec};
-use flashmill_kernels::{
-    Attend, Backend, Buffer, DeltaShape, Glu, NormRotate, PAGE_TOKENS, Segment, Term,
-};
+use flashmill_kernels::{Attend, Backend, Buffer, DeltaShape, Glu, NormRotate, PAGE_TOKENS, Segment, Term};
 use flashmill_layout::{MAX_PARTS, MatrixShape, MatrixView};
 use flashmill_store::{Lease, Order, Store};
 
@@ -92,7 +90,10 @@ impl Model {
     /// The `index`-th row of logits that the last pass was asked for, in the order of its rows: `[vocab_size]`.
     pub fn logits(&self, index: usize) -> &[f32] {
         let vocab = self.spec.vocab_size;
-        assert!(index < self.work.host.logit_rows.len(), "the last pass was not asked for row {index} of logits");
+        assert!(
+            index < self.work.host.logit_rows.len(),
+            "the last pass was not asked for row {index} of logits"
+        );
         &self.work.host.logits[index * vocab..][..vocab]
     }
 
@@ -100,7 +101,11 @@ impl Model {
     fn prepare(&mut self, batch: &mut [Sequence<'_>]) -> Result<usize, ModelError> {
         let n_rows: usize = batch.iter().map(|sequence| sequence.tokens.len()).sum();
         assert!((1..=MAX_SEQUENCES).contains(&batch.len()), "a pass has 1 to {MAX_SEQUENCES} sequences");
-        assert!(n_rows <= self.options.max_rows, "{n_rows} rows in a model loaded for {}", self.options.max_rows);
+        assert!(
+            n_rows <= self.options.max_rows,
+            "{n_rows} rows in a model loaded for {}",
+            self.options.max_rows
+        );
         let host = &mut self.work.host;
         host.tokens.clear();
         host.logit_rows.clear();
@@ -167,8 +172,12 @@ impl Model {
             if stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
                 return Err(ModelError::Interrupted);
             }
-            let mut pass =
-                Pass { layer: index, n_rows, segments, watch: Watch(watch.0.as_mut().map(|o| &mut **o as _)) };
+            let mut pass = Pass {
+                layer: index,
+                n_rows,
+                segments,
+                watch: Watch(watch.0.as_mut().map(|o| &mut **o as _)),
+            };
 
             b.rms_norm(x, layer.input_norm, eps, n, h);
             pass.see(b, "attn_in", h, hidden);
@@ -223,7 +232,9 @@ impl Model {
         let n_logits = host.logit_rows.len() * spec.vocab_size;
         backend.read(work.logits, 0, &mut host.logits[..n_logits]);
         timing.mark(None, Part::Head);
-        for (row, &position) in host.logits[..n_logits].chunks_exact(spec.vocab_size).zip(&host.logit_positions) {
+        for (row, &position) in
+            host.logits[..n_logits].chunks_exact(spec.vocab_size).zip(&host.logit_positions)
+        {
             if !row.iter().all(|logit| logit.is_finite()) {
                 return Err(ModelError::NotFinite { position });
             }
@@ -360,7 +371,9 @@ fn mixture(
         b.expert(&glu(&lease, &moe.bundle), h, &union.rows[entries.clone()], work.expert_out, first);
         if !as_they_land {
             terms.clear();
-            terms.extend(entries.enumerate().map(|(from, entry)| term(union.rows[entry], from, union.weights[entry])));
+            terms.extend(
+                entries.enumerate().map(|(from, entry)| term(union.rows[entry], from, union.weights[entry])),
+            );
             b.accumulate(y, work.expert_out, hidden, terms);
         }
         timing.mark(layer, Part::Experts);

@@ -62,7 +62,8 @@ impl Footprint {
         options: &ModelOptions,
     ) -> Result<Footprint, ModelError> {
         let spec = checkpoint.spec();
-        let matrices = weights::trunk_matrices(checkpoint.trunk()).into_iter().map(|m| m.shape.bytes() as u64);
+        let matrices =
+            weights::trunk_matrices(checkpoint.trunk()).into_iter().map(|m| m.shape.bytes() as u64);
         let vectors = weights::trunk_vectors(checkpoint.trunk()).into_iter().map(|v| 4 * v.len as u64);
         let records = records(checkpoint);
         let n_bundles: u64 = (0..records.n_layers()).map(|layer| n_bundles(checkpoint, layer)).sum();
@@ -181,9 +182,9 @@ impl Model {
 
 /// Values of a sequence's DeltaNet state, all layers.
 fn delta_state_len(spec: &ModelSpec) -> usize {
-    spec.delta_net.as_ref().map_or(0, |delta| {
-        weights::n_delta_layers(spec) * weights::delta_shape(delta).state_len()
-    })
+    spec.delta_net
+        .as_ref()
+        .map_or(0, |delta| weights::n_delta_layers(spec) * weights::delta_shape(delta).state_len())
 }
 
 fn n_bundles(checkpoint: &Checkpoint, layer: usize) -> u64 {
@@ -227,5 +228,9 @@ fn reserve(backend: &mut dyn Backend, checkpoint: &Checkpoint, options: &ModelOp
         .filter_map(|layer| checkpoint.bundle_shapes(layer))
         .flat_map(|shapes| shapes.map(|shape| shape.cols));
     let max_cols = trunk.chain(bundles).max().unwrap_or(0);
-    backend.reserve(options.max_rows.max(options.max_logit_rows), max_cols, checkpoint.spec().attention.n_heads);
+    backend.reserve(
+        options.max_rows.max(options.max_logit_rows),
+        max_cols,
+        checkpoint.spec().attention.n_heads,
+    );
 }

@@ -59,11 +59,7 @@ pub struct Timing {
 
 impl Timing {
     pub(crate) fn new(n_layers: usize) -> Self {
-        Timing {
-            last: Instant::now(),
-            parts: Default::default(),
-            layers: vec![Default::default(); n_layers],
-        }
+        Timing { last: Instant::now(), parts: Default::default(), layers: vec![Default::default(); n_layers] }
     }
 
     /// Starts the clock; what passed since the last mark belongs to nothing.

@@ -1,8 +1,8 @@
 //! The trunk as the backend holds it: handles by role.
 
 use flashmill_checkpoint::{
-    AttentionRef, Checkpoint, DeltaNetRef, DeltaNetSpec, FfnKind, FfnRef, GluRef, HeadOrder, LayerRef, MatrixRef,
-    MixerKind, MixerRef, ModelSpec, Trunk, VectorMap, VectorRef,
+    AttentionRef, Checkpoint, DeltaNetRef, DeltaNetSpec, FfnKind, FfnRef, GluRef, HeadOrder, LayerRef,
+    MatrixRef, MixerKind, MixerRef, ModelSpec, Trunk, VectorMap, VectorRef,
 };
 use flashmill_kernels::{Backend, Buffer, DeltaShape, Matrix};
 use flashmill_layout::MatrixShape;

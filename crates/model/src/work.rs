@@ -150,7 +150,12 @@ impl Union {
 }
 
 impl Work {
-    pub(crate) fn new(backend: &mut dyn Backend, spec: &ModelSpec, options: &ModelOptions, top_k: usize) -> Work {
+    pub(crate) fn new(
+        backend: &mut dyn Backend,
+        spec: &ModelSpec,
+        options: &ModelOptions,
+        top_k: usize,
+    ) -> Work {
         let n = options.max_rows;
         let hidden = spec.hidden_size;
         let attn = &spec.attention;
@@ -250,7 +255,8 @@ mod tests {
 
     #[test]
     fn the_union_lists_each_expert_once_with_its_rows() {
-        let picks = Picks { top_k: 2, experts: vec![3, 1, 1, 0, 3, 1], weights: vec![0.6, 0.4, 0.7, 0.3, 0.9, 0.1] };
+        let picks =
+            Picks { top_k: 2, experts: vec![3, 1, 1, 0, 3, 1], weights: vec![0.6, 0.4, 0.7, 0.3, 0.9, 0.1] };
         let mut union = Union::with_capacity(5, 6);
         for _ in 0..2 {
             union.gather(&picks, 3);

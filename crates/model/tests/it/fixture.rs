@@ -20,7 +20,8 @@ pub struct Golden {
 
 impl Golden {
     pub fn open(name: &str) -> Golden {
-        let bytes = std::fs::read(path(name).join("golden.safetensors")).expect("the fixture has golden tensors");
+        let bytes =
+            std::fs::read(path(name).join("golden.safetensors")).expect("the fixture has golden tensors");
         let json = std::fs::read(path(name).join("golden.json")).expect("the fixture has golden tokens");
         Golden { bytes, json: serde_json::from_slice(&json).expect("golden.json is JSON") }
     }
@@ -35,7 +36,12 @@ impl Golden {
     }
 
     pub fn keys(&self) -> Vec<String> {
-        SafeTensors::deserialize(&self.bytes).expect("safetensors").names().iter().map(|n| n.to_string()).collect()
+        SafeTensors::deserialize(&self.bytes)
+            .expect("safetensors")
+            .names()
+            .iter()
+            .map(|n| n.to_string())
+            .collect()
     }
 
     /// A tensor of 4-byte values as raw words, with its shape.
@@ -64,7 +70,7 @@ pub fn reference() -> Box<dyn Backend> {
 }
 
 pub fn cpu(threads: usize, level: Option<Level>) -> Box<dyn Backend> {
-    Box::new(Cpu::new(CpuOptions { threads, level }))
+    Box::new(Cpu::new(CpuOptions { threads, level }).expect("threads can be started"))
 }
 
 /// Slots for everything in every fixture.
@@ -84,7 +90,8 @@ pub fn options() -> ModelOptions {
 
 pub fn load(name: &str, backend: Box<dyn Backend>, options: ModelOptions) -> Model {
     let checkpoint = Checkpoint::open(&path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-    Model::load(&checkpoint, backend, options, &mut |_, _| ()).unwrap_or_else(|error| panic!("{name}: {error}"))
+    Model::load(&checkpoint, backend, options, &mut |_, _| ())
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// Reads `tokens` and returns the logits of all rows, row after row.

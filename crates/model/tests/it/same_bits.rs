@@ -6,7 +6,8 @@ use flashmill_store::{ReaderKind, StoreOptions};
 
 use crate::fixture::{self, ALL, Golden, options};
 
-const FAMILIES: [&str; 5] = ["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_5_moe_mlx2", "qwen3_next", "qwen3_moe"];
+const FAMILIES: [&str; 5] =
+    ["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_5_moe_mlx2", "qwen3_next", "qwen3_moe"];
 
 /// Logits of the prompt and of 8 greedy tokens, as bits.
 fn run(model: &mut Model, prompt: &[u32]) -> Vec<u32> {
@@ -56,7 +57,7 @@ fn streamed_is_resident() {
 fn threads_and_levels() {
     for name in FAMILIES {
         let prompt = Golden::open(name).ids("prompt_ids");
-        let scalar = run(&mut fixture::load(name, fixture::cpu(1, Some(Level::Scalar)), options()), &prompt);
+        let scalar = run(&mut fixture::load(name, fixture::cpu(1, Some(Level::SCALAR)), options()), &prompt);
         for level in Level::available() {
             for threads in [1, 2, 3, 7] {
                 let mut model = fixture::load(name, fixture::cpu(threads, Some(level)), options());
@@ -71,7 +72,7 @@ fn kv_kinds_do_not_depend_on_threads_or_level() {
     let prompt = Golden::open("qwen3_5_moe").ids("long_prompt_ids");
     for kv in [KvKind::F32, KvKind::F16, KvKind::Q8] {
         let options = || ModelOptions { kv, ..options() };
-        let backend = || fixture::cpu(1, Some(Level::Scalar));
+        let backend = || fixture::cpu(1, Some(Level::SCALAR));
         let scalar = run(&mut fixture::load("qwen3_5_moe", backend(), options()), &prompt);
         for level in Level::available() {
             let mut model = fixture::load("qwen3_5_moe", fixture::cpu(3, Some(level)), options());
@@ -101,7 +102,11 @@ fn chunks_do_not_matter() {
         let whole = read_in(&mut model, &mut state, &prompt, &[prompt.len()]);
         for lengths in [&[1][..], &[64], &[63], &[17, 1, 100, 3], &[128, 5]] {
             let mut state = model.new_state().unwrap();
-            equal(&format!("{name} in {lengths:?}"), &read_in(&mut model, &mut state, &prompt, lengths), &whole);
+            equal(
+                &format!("{name} in {lengths:?}"),
+                &read_in(&mut model, &mut state, &prompt, lengths),
+                &whole,
+            );
         }
     }
 }
