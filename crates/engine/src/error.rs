@@ -7,6 +7,41 @@ use crate::tool_calls::ToolCallError;
 /// An error of the engine: what, where, and what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
+    /// The files of the model do not make sense.
+    #[error(transparent)]
+    Checkpoint(#[from] flashmill_checkpoint::CheckpointError),
+    /// A forward pass, or loading, failed.
+    #[error(transparent)]
+    Model(#[from] flashmill_model::ModelError),
+    /// The device that computes could not be made.
+    #[error(transparent)]
+    Cpu(#[from] flashmill_kernels::CpuError),
+    /// The model does not run in the memory that it may use.
+    #[error(
+        "budget {} ({source_of_budget}) is below the floor of {} for this model; raise --ram or lower --context",
+        crate::human_bytes(*budget), crate::human_bytes(*floor)
+    )]
+    BudgetBelowFloor {
+        /// Bytes that may be used.
+        budget: u64,
+        /// Who set them.
+        source_of_budget: String,
+        /// Bytes that the model needs at least.
+        floor: u64,
+    },
+    /// There is nothing to continue.
+    #[error("the prompt is empty; give at least one token")]
+    EmptyPrompt,
+    /// A prompt that is longer than the context.
+    #[error(
+        "the prompt has {n_tokens} tokens, the context holds {context}; raise --context or shorten the prompt"
+    )]
+    PromptTooLong {
+        /// Its length.
+        n_tokens: usize,
+        /// Positions of the context.
+        context: usize,
+    },
     /// A file of the model directory cannot be read.
     #[error("cannot read {}: {source}", path.display())]
     Read {

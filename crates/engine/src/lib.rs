@@ -1,13 +1,17 @@
 //! Text in, text out: the library that programs link to.
 //!
-//! The text side: [`Tokenizer`] and [`ChatTemplate`] turn messages into tokens, [`Sampler`] chooses tokens, and [`OutputStream`]
+//! An [`Engine`] is an opened model, a [`Session`] one timeline of tokens on it, a [`Plan`] what opening it will take. The text side: [`Tokenizer`] and [`ChatTemplate`] turn messages into tokens, [`Sampler`] chooses tokens, and [`OutputStream`]
 //! turns them into thoughts, answer and tool calls.
 
 mod chat;
+mod engine;
 mod error;
 mod json_file;
 pub mod machine;
+mod options;
+mod plan;
 pub mod sampling;
+mod session;
 mod stops;
 mod stream;
 pub mod template;
@@ -16,9 +20,20 @@ pub mod tokenizer;
 pub mod tool_calls;
 
 pub use chat::{Content, Message, ToolCall};
+pub use engine::Engine;
 pub use error::EngineError;
+pub use options::{BackendKind, EngineOptions};
+pub use plan::{Plan, human_bytes};
 pub use sampling::{GenerationDefaults, Sampler, SamplingOptions};
+pub use session::{Session, SessionStats};
 pub use stops::StopMatcher;
 pub use stream::{EndReason, OutputOptions, OutputStream, Piece};
 pub use template::{ChatTemplate, Rendered, TemplateOptions};
 pub use tokenizer::{TextPart, Tokenizer};
+pub use tool_calls::ParsedCall;
+
+// What the programs on top of the engine need of the crates below it, so that they depend on this one alone.
+pub use flashmill_checkpoint::{Checkpoint, Family, FfnKind, Inspection, MixerKind, ModelSpec};
+pub use flashmill_kernels::{KvKind, Level, Picks};
+pub use flashmill_model::{Model, Observer, Part, Sequence, Timing, Wanted};
+pub use flashmill_store::{ReaderKind, Stats as StoreStats};

@@ -8,7 +8,7 @@ mod select;
 pub use self::logprobs::{TokenLogprob, logprobs};
 pub use self::options::{GenerationDefaults, SamplingOptions};
 pub use self::rng::Rng;
-use self::select::Candidate;
+use self::select::Scratch;
 use crate::EngineError;
 
 /// Chooses tokens.
@@ -26,7 +26,7 @@ pub struct Sampler {
     n_vocab: usize,
     /// Logits after bias and penalties; empty if there are none.
     adjusted: Vec<f32>,
-    candidates: Vec<Candidate>,
+    scratch: Scratch,
     history: History,
 }
 
@@ -55,7 +55,7 @@ impl Sampler {
             rng: Rng::new(seed),
             n_vocab,
             adjusted: Vec::new(),
-            candidates: Vec::new(),
+            scratch: Scratch::default(),
             history: History::default(),
             options,
         };
@@ -144,7 +144,7 @@ impl Sampler {
             return select::argmax(logits);
         }
         let u = self.rng.next_f64();
-        select::draw(logits, &self.options, &mut self.candidates, u)
+        select::draw(logits, &self.options, &mut self.scratch, u)
     }
 }
 

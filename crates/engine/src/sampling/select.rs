@@ -12,6 +12,13 @@ pub(super) struct Candidate {
     pub(super) value: f32,
 }
 
+/// Memory that is used again for each token.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Scratch {
+    pub(super) candidates: Vec<Candidate>,
+    bins: Vec<f64>,
+}
+
 /// Likeliest first, lower id first among equals.
 fn by_likelihood(a: &Candidate, b: &Candidate) -> Ordering {
     b.value.total_cmp(&a.value).then(a.id.cmp(&b.id))
@@ -35,13 +42,9 @@ pub(super) fn max(logits: &[f32]) -> f32 {
     lanes.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Draws a token by `u`, uniform in [0, 1). `candidates` is scratch.
-pub(super) fn draw(
-    logits: &[f32],
-    options: &SamplingOptions,
-    candidates: &mut Vec<Candidate>,
-    u: f64,
-) -> u32 {
+/// Draws a token by `u`, uniform in [0, 1). What it was drawn from stays in `scratch`.
+pub(super) fn draw(logits: &[f32], options: &SamplingOptions, scratch: &mut Scratch, u: f64) -> u32 {
+    let Scratch { candidates, bins } = scratch;
     let largest = max(logits);
     let k = if options.top_k == 0 { logits.len() } else { options.top_k.min(logits.len()) };
 
@@ -58,7 +61,7 @@ pub(super) fn draw(
         candidate.value = ((candidate.value - largest) * scale).exp();
     }
     if options.top_p < 1.0 {
-        keep_top_p(candidates, options.top_p as f64);
+        keep_top_p(candidates, bins, options.top_p as f64);
     }
     if options.min_p > 0.0 {
         candidates.retain(|candidate| candidate.value >= options.min_p);
@@ -100,29 +103,47 @@ fn keep_top_k(logits: &[f32], k: usize, candidates: &mut Vec<Candidate>) {
     candidates.sort_unstable_by(by_likelihood);
 }
 
-/// The fewest of the likeliest that together have at least `top_p` of the whole, in order of likelihood.
-fn keep_top_p(candidates: &mut Vec<Candidate>, top_p: f64) {
-    let total: f64 = candidates.iter().map(|candidate| candidate.value as f64).sum();
-    let wanted = top_p * total;
-    let mut n_sorted = 0;
+/// More candidates than this are not sorted all.
+const SORTED: usize = 1024;
+
+/// The fewest of the likeliest that together have at least `top_p` of the whole. Values lie between 0 and 1.
+fn keep_top_p(candidates: &mut Vec<Candidate>, bins: &mut Vec<f64>, top_p: f64) {
     let mut sum = 0.0;
-    let mut n_next = 256;
-    // Sort the front only, four times as much each time it does not suffice.
-    while n_sorted < candidates.len() {
-        let n = n_next.min(candidates.len());
-        let rest = &mut candidates[n_sorted..];
-        if n - n_sorted < rest.len() {
-            rest.select_nth_unstable_by(n - n_sorted - 1, by_likelihood);
+    let mut n_certain = 0;
+    let mut wanted = top_p * candidates.iter().map(|candidate| candidate.value as f64).sum::<f64>();
+    if candidates.len() > SORTED {
+        // Sums by magnitude tell in which bin the last one lies: everything above is in, everything below is out.
+        bins.clear();
+        bins.resize(bin(1.0) + 1, 0.0);
+        for candidate in candidates.iter() {
+            bins[bin(candidate.value)] += candidate.value as f64;
         }
-        rest[..n - n_sorted].sort_unstable_by(by_likelihood);
-        for index in n_sorted..n {
-            sum += candidates[index].value as f64;
-            if sum >= wanted {
-                candidates.truncate(index + 1);
-                return;
+        // Summed in another order than above, the whole may be a rounding less than wanted.
+        wanted = wanted.min(bins.iter().rev().sum());
+        let mut edge = bins.len() - 1;
+        while edge > 0 && sum + bins[edge] < wanted {
+            sum += bins[edge];
+            edge -= 1;
+        }
+        candidates.retain(|candidate| bin(candidate.value) >= edge);
+        for index in 0..candidates.len() {
+            if bin(candidates[index].value) > edge {
+                candidates.swap(index, n_certain);
+                n_certain += 1;
             }
         }
-        n_sorted = n;
-        n_next = n * 4;
     }
+    candidates[n_certain..].sort_unstable_by(by_likelihood);
+    for index in n_certain..candidates.len() {
+        sum += candidates[index].value as f64;
+        if sum >= wanted {
+            candidates.truncate(index + 1);
+            return;
+        }
+    }
+}
+
+/// The bin of a value between 0 and 1: its exponent and seven bits of its fraction.
+fn bin(value: f32) -> usize {
+    (value.to_bits() >> 16) as usize
 }

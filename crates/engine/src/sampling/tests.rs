@@ -156,7 +156,7 @@ fn steady_state_keeps_its_buffers() {
     let mut sampler = Sampler::new(options, 5000).unwrap();
     sampler.sample(&logits).unwrap();
     sampler.sample(&logits).unwrap();
-    let buffers = |s: &Sampler| (s.candidates.as_ptr(), s.adjusted.as_ptr(), s.history.seen.as_ptr());
+    let buffers = |s: &Sampler| (s.scratch.candidates.as_ptr(), s.adjusted.as_ptr(), s.history.seen.as_ptr());
     let before = buffers(&sampler);
     for _ in 0..100 {
         sampler.sample(&logits).unwrap();
@@ -167,7 +167,7 @@ fn steady_state_keeps_its_buffers() {
 proptest! {
     #[test]
     fn only_what_the_filters_leave_is_chosen(
-        logits in proptest::collection::vec(prop_oneof![-8.0f32..8.0, Just(1.0f32)], 1..600),
+        logits in proptest::collection::vec(prop_oneof![-8.0f32..8.0, Just(1.0f32)], 1..3000),
         temperature in 0.05f32..3.0,
         top_k in 0usize..40,
         top_p in 0.05f32..=1.0,
@@ -175,13 +175,13 @@ proptest! {
         u in 0.0f64..1.0,
     ) {
         let options = SamplingOptions { temperature, top_k, top_p, min_p, ..SamplingOptions::plain() };
-        let mut candidates = Vec::new();
-        let id = select::draw(&logits, &options, &mut candidates, u);
+        let mut scratch = Scratch::default();
+        let id = select::draw(&logits, &options, &mut scratch, u);
         let expected = probabilities(&logits, &options);
         // Whether the token at the edge of top-p is in can hang on rounding.
         let n_expected = expected.iter().filter(|&&p| p > 0.0).count();
-        prop_assert!(candidates.len().abs_diff(n_expected) <= 1, "{} kept, {n_expected} expected", candidates.len());
-        prop_assert!(expected[id as usize] > 0.0 || candidates.len() == n_expected + 1);
+        prop_assert!(scratch.candidates.len().abs_diff(n_expected) <= 1, "{} kept, {n_expected} expected", scratch.candidates.len());
+        prop_assert!(expected[id as usize] > 0.0 || scratch.candidates.len() == n_expected + 1);
     }
 
     #[test]
@@ -191,11 +191,11 @@ proptest! {
     ) {
         let k = k.min(logits.len());
         let options = SamplingOptions { top_k: k, ..SamplingOptions::plain() };
-        let mut candidates = Vec::new();
-        select::draw(&logits, &options, &mut candidates, 0.5);
+        let mut scratch = Scratch::default();
+        select::draw(&logits, &options, &mut scratch, 0.5);
         let mut order: Vec<u32> = (0..logits.len() as u32).collect();
         order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
-        let mut found: Vec<u32> = candidates.iter().map(|candidate| candidate.id).collect();
+        let mut found: Vec<u32> = scratch.candidates.iter().map(|candidate| candidate.id).collect();
         found.sort();
         order.truncate(k);
         order.sort();

@@ -1,0 +1,86 @@
+//! An opened model with its text side.
+
+use std::path::{Path, PathBuf};
+
+use flashmill_checkpoint::Checkpoint;
+use flashmill_model::Model;
+
+use crate::plan::Plan;
+use crate::sampling::GenerationDefaults;
+use crate::template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+use crate::{EngineError, EngineOptions, Session};
+
+/// A loaded model: tokenizer, chat template, plan and weights.
+pub struct Engine {
+    dir: PathBuf,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    defaults: GenerationDefaults,
+    plan: Plan,
+    model: Model,
+}
+
+impl Engine {
+    /// What opening the model at `path` would take and do; nothing is loaded.
+    pub fn plan_for(path: &Path, options: &EngineOptions) -> Result<Plan, EngineError> {
+        Plan::make(&Checkpoint::open(path)?, options)
+    }
+
+    /// Opens the model at `path` within the budget. `progress` is told the bytes of the trunk read so far, and in all.
+    pub fn open(
+        path: &Path,
+        options: &EngineOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Engine, EngineError> {
+        let checkpoint = Checkpoint::open(path)?;
+        let dir = checkpoint.dir().to_owned();
+        let tokenizer = Tokenizer::open(&dir)?;
+        let template = ChatTemplate::open(&dir)?;
+        let defaults = GenerationDefaults::open(&dir, &checkpoint.spec().eos_token_ids)?;
+        // The process is measured when everything but the model is there, so that the budget holds all of it.
+        let plan = Plan::make(&checkpoint, options)?;
+        let model = Model::load(&checkpoint, options.make_backend()?, plan.model.clone(), progress)?;
+        Ok(Engine { dir, tokenizer, template, defaults, plan, model })
+    }
+
+    /// A new sequence. There is one at a time.
+    pub fn session(&mut self) -> Result<Session<'_>, EngineError> {
+        Session::new(self)
+    }
+
+    /// Where the model lies.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Text to tokens and back.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Messages to text, if the model has a chat template.
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// The model's own sampling settings and end tokens.
+    pub fn defaults(&self) -> &GenerationDefaults {
+        &self.defaults
+    }
+
+    /// What was planned.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The model, for statistics.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The model, for passes of one's own.
+    pub fn model_mut(&mut self) -> &mut Model {
+        &mut self.model
+    }
+}

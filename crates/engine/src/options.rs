@@ -1,0 +1,58 @@
+use flashmill_kernels::{Backend, Cpu, CpuOptions, KvKind, Level, Reference};
+use flashmill_store::ReaderKind;
+
+use crate::{EngineError, machine};
+
+/// How a model is opened. Built by the program, passed down whole; `None` means that the plan decides.
+#[derive(Clone, Debug, Default)]
+pub struct EngineOptions {
+    /// The ceiling of memory in bytes; 80 % of what this machine and its control groups allow if not given.
+    pub ram_bytes: Option<u64>,
+    /// Threads that compute; the processors that may be used if not given.
+    pub threads: Option<usize>,
+    /// What computes.
+    pub backend: BackendKind,
+    /// SIMD level of the CPU; the best if not given.
+    pub level: Option<Level>,
+    /// How keys and values are stored.
+    pub kv: KvKind,
+    /// Positions of a sequence.
+    pub context: Option<usize>,
+    /// Experts per token; the model's own if not given.
+    pub experts_per_token: Option<usize>,
+    /// How bundles are read.
+    pub reader: ReaderKind,
+    /// Most prompt tokens of one forward pass.
+    pub max_chunk: Option<usize>,
+    /// Most rows of one pass whose logits are wanted; more than one only for whole-prompt logits.
+    pub max_logit_rows: Option<usize>,
+    /// A ceiling of memory for bundles, within the budget; as much as is left if not given.
+    pub cache_bytes: Option<u64>,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackendKind {
+    /// The CPU at its best SIMD level, weights and 16-bit activations in integers.
+    #[default]
+    Cpu,
+    /// Plain scalar f32: slow, the definition of right.
+    Reference,
+}
+
+impl EngineOptions {
+    /// Threads that compute.
+    pub fn n_threads(&self) -> usize {
+        self.threads.unwrap_or_else(machine::allowed_cores).max(1)
+    }
+
+    /// A fresh device of the kind that was asked for.
+    pub(crate) fn make_backend(&self) -> Result<Box<dyn Backend>, EngineError> {
+        Ok(match self.backend {
+            BackendKind::Cpu => {
+                Box::new(Cpu::new(CpuOptions { threads: self.n_threads(), level: self.level })?)
+            }
+            BackendKind::Reference => Box::new(Reference::new()),
+        })
+    }
+}
