@@ -42,6 +42,7 @@ pub(crate) struct Direct {
 
 /// Why a file is not read around the page cache.
 #[derive(Debug)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))] // the other systems only refuse
 pub(crate) enum NoDirect {
     /// The system said no, at opening or at the first read.
     Refused(io::Error),
@@ -150,6 +151,12 @@ impl Files {
         &self.files[file.0 as usize]
     }
 
+    /// For tests of what depends on the file system.
+    #[cfg(test)]
+    pub(crate) fn first_mut(&mut self) -> &mut OpenFile {
+        &mut self.files[0]
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &OpenFile> {
         self.files.iter()
     }
@@ -161,7 +168,7 @@ impl OpenFile {
         let buffered = File::open(path).map_err(failed)?;
         let meta = buffered.metadata().map_err(failed)?;
         if !meta.is_file() {
-            return Err(failed(io::Error::from(io::ErrorKind::IsADirectory)));
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file")));
         }
         let direct = match platform::open_direct(path, &buffered) {
             Err(NoDirect::Refused(error)) if platform::is_too_many_files(&error) => {

@@ -1,5 +1,6 @@
 //! Who leaves when a slot is needed: a pure type over record numbers, without memory, files or time of day.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -99,30 +100,26 @@ impl Policy {
         uses.last = self.now;
     }
 
-    /// Record `a` leaves before record `b`. False both ways means that it does not matter.
-    pub fn leaves_before(&self, a: u32, b: u32) -> bool {
+    /// Which of two records leaves first: `Less` if `a` does, `Equal` if it does not matter. A total order of the moment.
+    pub fn order(&self, a: u32, b: u32) -> Ordering {
         let (a, b) = (self.uses[a as usize], self.uses[b as usize]);
-        match self.kind {
-            PolicyKind::Lru => a.last < b.last,
-            PolicyKind::Lfu => (a.count, a.last) < (b.count, b.last),
-            // a.count / age of a < b.count / age of b, without the division. Ages stay far below 2^32 ticks of a process;
-            // should one not, a saturated product only makes a tie.
-            PolicyKind::Lfru => {
-                let weight_a = u64::from(a.count).saturating_mul(self.age(b));
-                let weight_b = u64::from(b.count).saturating_mul(self.age(a));
-                (weight_a, a.last) < (weight_b, b.last)
-            }
-        }
+        let by_uses = match self.kind {
+            PolicyKind::Lru => Ordering::Equal,
+            PolicyKind::Lfu => a.count.cmp(&b.count),
+            // a.count / age of a against b.count / age of b, without the division: neither product passes 64 bits.
+            PolicyKind::Lfru => (u64::from(a.count) * self.age(b)).cmp(&(u64::from(b.count) * self.age(a))),
+        };
+        by_uses.then(a.last.cmp(&b.last))
     }
 
     /// The candidate that leaves first; of equals, the first.
     pub fn victim(&self, candidates: impl IntoIterator<Item = u32>) -> Option<u32> {
-        candidates.into_iter().reduce(|best, next| if self.leaves_before(next, best) { next } else { best })
+        candidates.into_iter().min_by(|&a, &b| self.order(a, b))
     }
 
     /// Ticks since the last use, counting the current one.
     fn age(&self, uses: Uses) -> u64 {
-        self.now - uses.last + 1
+        (self.now - uses.last + 1).min(u64::from(u32::MAX))
     }
 }
 
@@ -239,7 +236,7 @@ mod tests {
             policy.tick();
         }
         policy.touch(1);
-        assert!(policy.leaves_before(0, 1), "100 uses ten half-lives ago are less than one now");
+        assert_eq!(policy.order(0, 1), Ordering::Less, "100 uses ten half-lives ago are less than one now");
     }
 
     #[test]

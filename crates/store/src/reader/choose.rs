@@ -116,3 +116,61 @@ fn first_read(reader: &mut dyn Reader, files: &Files) -> io::Result<()> {
     }
     finished.swap_remove(0).1.map(|_| ())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::files::NoDirect;
+
+    fn name_of(files: Files, reader: ReaderKind, uring: io::Result<()>) -> (String, bool, bool) {
+        let files = Arc::new(files);
+        let options = StoreOptions { reader, io_threads: 2, ..StoreOptions::default() };
+        let mut asked = false;
+        let choice = choose_with(&files, &options, |files, depth| {
+            asked = true;
+            // A pool stands in for the ring, so that the test runs where there is none.
+            uring.and_then(|()| Ok(Box::new(Pool::new(Arc::clone(files), 1, depth)?) as Box<dyn Reader>))
+        });
+        let choice = choice.unwrap();
+        (choice.name, choice.direct, asked)
+    }
+
+    fn files(with_direct: bool) -> Files {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&[1; 5000]).unwrap();
+        let mut files = Files::open(&[file.path().to_owned()]).unwrap();
+        let open = files.first_mut();
+        if with_direct {
+            let direct = crate::files::Direct { file: open.buffered.try_clone().unwrap(), align: 512 };
+            open.direct = Ok(direct);
+        } else {
+            open.direct = Err(NoDirect::Unsupported);
+        }
+        files
+    }
+
+    #[test]
+    fn the_best_that_the_system_allows_is_used_and_the_rest_is_said() {
+        let denied = || Err(io::ErrorKind::PermissionDenied.into());
+        let none = "1 of 1 files without";
+        // kind, file allows direct reads, the ring works: how it is named, whether it reads around the cache, the ring was tried
+        let cases = [
+            (ReaderKind::Auto, true, true, "io_uring, ", true, true),
+            (ReaderKind::Auto, true, false, "io_uring: permission denied", true, true),
+            (ReaderKind::Auto, false, true, none, false, false),
+            (ReaderKind::Uring, false, true, "io_uring, page cache; 1 of 1", false, true),
+            (ReaderKind::Uring, false, false, "page cache; io_uring: permission denied; 1 of 1", false, true),
+            (ReaderKind::Pread, true, true, "pread on 2 threads, ", true, false),
+            (ReaderKind::Pread, false, true, none, false, false),
+            (ReaderKind::PageCache, true, true, "pread on 2 threads, page cache", false, false),
+        ];
+        for (kind, with_direct, ring, named, direct, tried) in cases {
+            let uring = if ring { Ok(()) } else { denied() };
+            let (name, is_direct, asked) = name_of(files(with_direct), kind, uring);
+            assert!(name.contains(named), "{kind}, {with_direct}, {ring}: {name}");
+            assert_eq!((is_direct, asked), (direct, tried), "{kind}, {with_direct}, {ring}: {name}");
+        }
+    }
+}

@@ -94,7 +94,7 @@ impl Reader for Faulty {
     fn finished(&mut self, wait: bool, into: &mut Vec<Finished>) -> io::Result<()> {
         let before = into.len();
         let mut ended = std::mem::take(&mut self.ended);
-        self.inner.finished(wait && self.held_back.is_empty(), &mut ended)?;
+        let outcome = self.inner.finished(wait && self.held_back.is_empty(), &mut ended);
         for (read, result) in ended.drain(..) {
             let spoiled = self.spoil(read, result);
             self.held_back.push(spoiled);
@@ -112,6 +112,6 @@ impl Reader for Faulty {
             let any = self.random() as usize % self.held_back.len();
             into.push(self.held_back.swap_remove(any));
         }
-        Ok(())
+        outcome
     }
 }

@@ -76,7 +76,7 @@ fn what_cannot_be_opened_is_named() {
     let error = Files::open(&[world.paths[0].clone(), missing]).unwrap_err().to_string();
     assert!(error.contains("model-9.bin") && error.contains("cannot be opened"), "{error}");
     let error = Files::open(&[world.dir.path().to_owned()]).unwrap_err().to_string();
-    assert!(error.contains("directory"), "{error}");
+    assert!(error.contains("not a regular file"), "{error}");
 }
 
 #[test]
