@@ -59,7 +59,7 @@ pub enum Problem {
     LfsPointer,
     #[error("a big-endian GGUF file, which is not read; fetch the little-endian one")]
     BigEndian,
-    #[error("GGUF version 1, which is not read; convert the model again with a llama.cpp of this decade")]
+    #[error("GGUF version 1, which is not read; convert the model again with a current llama.cpp")]
     VersionOne,
     #[error(
         "GGUF version {version} is not known, versions 2 and 3 are; the file is damaged or newer than this program"

@@ -230,7 +230,7 @@ impl fmt::Display for Value {
             Value::Float(number) => number.fmt(f),
             Value::Bool(flag) => flag.fmt(f),
             Value::String(text) => write!(f, "{:?}", crate::fields::cut(text.chars().take(100).collect())),
-            Value::Array(array) => write!(f, "an array of {} {}", array.len(), array.kind()),
+            Value::Array(array) => write!(f, "{} values ({})", array.len(), array.kind()),
         }
     }
 }
