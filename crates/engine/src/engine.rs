@@ -44,6 +44,18 @@ impl Engine {
         Ok(Engine { dir, tokenizer, template, defaults, plan, model })
     }
 
+    /// Opens the weights alone: for passes over token ids, which need neither a tokenizer nor a chat template.
+    pub fn open_model(
+        path: &Path,
+        options: &EngineOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Plan, Model), EngineError> {
+        let checkpoint = Checkpoint::open(path)?;
+        let plan = Plan::make(&checkpoint, options)?;
+        let model = Model::load(&checkpoint, options.make_backend()?, plan.model.clone(), progress)?;
+        Ok((plan, model))
+    }
+
     /// A new sequence. There is one at a time.
     pub fn session(&mut self) -> Result<Session<'_>, EngineError> {
         Session::new(self)
