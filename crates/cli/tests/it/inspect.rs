@@ -1,0 +1,49 @@
+//! `flashmill inspect` and `flashmill plan`.
+
+use crate::support::{fixture, run, text};
+
+#[test]
+fn inspect_names_what_is_stored_and_what_is_ignored() {
+    let model = fixture("qwen3_5_moe");
+    let ran = run(["inspect", text(&model)]);
+    for word in ["qwen3_5_moe", "10 a layer of 128 units, 3 per token, a shared one of 192", "BF16", "vision", "output_gate_type"] {
+        assert!(ran.success().contains(word), "{word}: {}", ran.stdout);
+    }
+    let json = run(["inspect", text(&model), "--json"]).json();
+    assert_eq!((&json["n_experts"], &json["experts_per_token"]), (&10.into(), &3.into()));
+    assert_eq!(json["files"].as_array().map(Vec::len), Some(3));
+    let expert = 3 * 64 * 128 * 2;
+    assert_eq!(json["expert_bytes"]["least"], expert);
+    assert_eq!(json["expert_bytes_per_token"], 4 * 3 * expert);
+}
+
+#[test]
+fn inspect_shows_mixed_encodings() {
+    let model = fixture("qwen3_5_moe_mlx2");
+    let ran = run(["inspect", text(&model)]);
+    for word in ["affine 2-bit, group 64", "affine 4-bit, group 64", "affine 8-bit, group 64"] {
+        assert!(ran.success().contains(word), "{word}: {}", ran.stdout);
+    }
+}
+
+#[test]
+fn plan_counts_every_byte_of_the_budget() {
+    let model = fixture("qwen3_5_moe");
+    let json = run(["plan", text(&model), "--ram", "1G", "--json"]).json();
+    let number = |name: &str| json[name].as_u64().unwrap_or_else(|| panic!("{name}: {json}"));
+    assert_eq!(number("ram_bytes"), 1 << 30);
+    let parts = ["process_bytes", "trunk_bytes", "kv_bytes", "state_bytes", "work_bytes", "slot_bytes"];
+    let used: u64 = parts.iter().map(|name| number(name)).sum();
+    assert!(used <= 1 << 30, "{json}");
+    assert_eq!(number("bundle_bytes"), 4 * 10 * 3 * 64 * 128 * 2);
+    assert!(number("floor_bytes") < used);
+    let table = run(["plan", text(&model)]);
+    for word in ["budget", "floor", "expert slots", "read per token", "80 % of the"] {
+        assert!(table.success().contains(word), "{word}: {}", table.stdout);
+    }
+}
+
+#[test]
+fn plan_needs_no_tokenizer() {
+    run(["plan", text(&fixture("qwen3_5_moe_mlx4"))]).success();
+}
