@@ -1,4 +1,4 @@
-//! The random numbers of sampling: the same seed gives the same text on every machine.
+//! The random numbers of sampling: the same seed gives the same numbers on every machine.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 

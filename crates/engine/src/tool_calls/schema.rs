@@ -22,7 +22,7 @@ impl ToolSchemas {
             let Some(name) = function["name"].as_str() else { continue };
             let root = &function["parameters"];
             let arguments = root["properties"].as_object().into_iter().flatten();
-            let types = arguments.map(|(argument, schema)| (argument.clone(), types_of(schema, root, 0)));
+            let types = arguments.map(|(argument, schema)| (argument.clone(), types_of(schema, root)));
             schemas.tools.insert(name.to_owned(), types.collect());
         }
         schemas
@@ -35,28 +35,29 @@ impl ToolSchemas {
     }
 }
 
+/// Schemas within schemas that are looked at for one argument; references can go round in circles.
+const MAX_SCHEMAS: usize = 64;
+
 /// The types that a schema allows, through `anyOf`, `oneOf`, `allOf`, `enum`, `const` and references within the tool.
-fn types_of(schema: &Value, root: &Value, depth: usize) -> Vec<String> {
+fn types_of(schema: &Value, root: &Value) -> Vec<String> {
     let mut types = Vec::new();
-    if depth > 8 {
-        return types;
-    }
-    match &schema["type"] {
-        Value::String(one) => types.push(one.clone()),
-        Value::Array(many) => types.extend(many.iter().filter_map(Value::as_str).map(str::to_owned)),
-        _ => {}
-    }
-    for key in ["anyOf", "oneOf", "allOf"] {
-        for option in schema[key].as_array().into_iter().flatten() {
-            types.extend(types_of(option, root, depth + 1));
+    let mut schemas = vec![schema];
+    let mut n_seen = 0;
+    while let Some(&schema) = schemas.get(n_seen).filter(|_| n_seen < MAX_SCHEMAS) {
+        n_seen += 1;
+        let n_types = types.len();
+        match &schema["type"] {
+            Value::String(one) => types.push(one.clone()),
+            Value::Array(many) => types.extend(many.iter().filter_map(Value::as_str).map(str::to_owned)),
+            _ => {}
         }
-    }
-    if let Some(target) = schema["$ref"].as_str().and_then(|path| root.pointer(path.strip_prefix('#')?)) {
-        types.extend(types_of(target, root, depth + 1));
-    }
-    if types.is_empty() {
-        let values = schema["enum"].as_array().into_iter().flatten().chain(schema.get("const"));
-        types.extend(values.map(|value| type_name(value).to_owned()));
+        if types.len() == n_types {
+            let values = schema["enum"].as_array().into_iter().flatten().chain(schema.get("const"));
+            types.extend(values.map(|value| type_name(value).to_owned()));
+        }
+        let options = ["anyOf", "oneOf", "allOf"].map(|key| schema[key].as_array());
+        schemas.extend(options.into_iter().flatten().flatten().take(MAX_SCHEMAS));
+        schemas.extend(schema["$ref"].as_str().and_then(|path| root.pointer(path.strip_prefix('#')?)));
     }
     types.sort();
     types.dedup();

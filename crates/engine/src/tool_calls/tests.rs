@@ -79,6 +79,20 @@ fn values_have_the_types_of_their_schema() {
     }
 }
 
+/// A schema that refers to itself ten times over is looked at a bounded number of times.
+#[test]
+fn schemas_may_go_round_in_circles() {
+    let itself = json!({"$ref": "#/$defs/x"});
+    let options: Vec<&Value> = vec![&itself; 10];
+    let tools = json!([{"name": "f", "parameters": {
+        "$defs": {"x": {"anyOf": options, "type": "integer"}},
+        "properties": {"a": itself}
+    }}]);
+    let call =
+        parse("<function=f><parameter=a>5</parameter></function>", String::new(), &ToolSchemas::new(&tools));
+    assert_eq!(call.unwrap().arguments, json!({"a": 5}));
+}
+
 #[test]
 fn values_may_hold_tags() {
     let value = "<parameter=x>1</parameter> and </parameter> and </function>";
