@@ -5,9 +5,7 @@ use flashmill_kernels::{Backend, Reference};
 
 #[test]
 fn rows_and_calls_are_independent() {
-    for seed in 1..3 {
-        check_backend(&|| Box::new(Reference::new()), &Precision::F32, seed);
-    }
+    check_backend(&|| Box::new(Reference::new()), &Precision::F32, 1);
 }
 
 #[test]
