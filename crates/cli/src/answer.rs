@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::Result;
+use flashmill_engine::tool_calls::ToolSchemas;
 use flashmill_engine::{
     EndReason, Engine, EngineError, Message, OutputOptions, OutputStream, ParsedCall, Piece, Sampler,
-    Session, TemplateOptions, ToolSchemas,
+    Session, TemplateOptions,
 };
 use serde_json::Value;
 

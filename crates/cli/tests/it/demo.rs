@@ -14,7 +14,8 @@ fn run_demo(change: impl FnOnce(&mut std::process::Command)) -> Ran {
     Ran::from(command.output().expect("the program starts"))
 }
 
-const CALL: &str = "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Oslo\"}}\n</tool_call>\n";
+const CALL: &str =
+    "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Oslo\"}}\n</tool_call>\n";
 
 fn extracted_below(cache: &Path) -> Vec<PathBuf> {
     let list = fs::read_dir(cache.join("flashmill")).expect("the cache");
@@ -69,7 +70,13 @@ fn a_directory_named_demo_needs_a_path() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     fs::create_dir(directory.path().join("demo")).expect("a directory");
     let in_it = |model: &str| {
-        Ran::from(flashmill().args(["inspect", model]).current_dir(&directory).output().expect("the program starts"))
+        Ran::from(
+            flashmill()
+                .args(["inspect", model])
+                .current_dir(&directory)
+                .output()
+                .expect("the program starts"),
+        )
     };
     assert!(in_it("demo").success().contains("qwen3_5_moe"));
     in_it("./demo").fails_with(&["./demo", "config.json"]);

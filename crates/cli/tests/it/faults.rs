@@ -32,7 +32,11 @@ fn a_truncated_shard() {
     let shard = model.path().join(SHARD);
     let len = fs::metadata(&shard).expect("a file").len();
     for kept in [len - 1, len / 2, 100, 7, 0] {
-        fs::OpenOptions::new().write(true).open(&shard).and_then(|file| file.set_len(kept)).expect("truncated");
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&shard)
+            .and_then(|file| file.set_len(kept))
+            .expect("truncated");
         ask(model.path()).fails_with(&[SHARD]);
         run(["inspect", text(model.path())]).fails_with(&[SHARD]);
     }
@@ -152,7 +156,11 @@ fn a_full_working_directory() {
         let mut command = std::process::Command::new("unshare");
         command.args(["-m", "sh", "-c", script, text(directory.path()), env!("CARGO_BIN_EXE_flashmill")]);
         command.args(args).stdin(Stdio::null());
-        command.output().ok().map(Ran::from).filter(|ran| ran.code != Some(99) && !ran.stderr.starts_with("unshare"))
+        command
+            .output()
+            .ok()
+            .map(Ran::from)
+            .filter(|ran| ran.code != Some(99) && !ran.stderr.starts_with("unshare"))
     };
     let tokens = vec!["7"; 200].join(",");
     let Some(ran) = in_it(&["logits", text(&model), "--tokens", &tokens, "--out", "out.safetensors"]) else {
@@ -161,7 +169,8 @@ fn a_full_working_directory() {
     };
     // The listing of the directory comes after the one line: nothing is left in it.
     ran.fails_with(&["cannot write", "out.safetensors", "No space left on device"]);
-    let answer = in_it(&["run", text(&model), "-p", "Hello", "--max-tokens", "4"]).expect("mounted as before");
+    let answer =
+        in_it(&["run", text(&model), "-p", "Hello", "--max-tokens", "4"]).expect("mounted as before");
     answer.success();
 }
 
@@ -190,9 +199,23 @@ fn a_file_that_shrinks_while_in_use() {
     let model = copy_of(&demo_files());
     let weights: PathBuf = model.path().join("model.safetensors");
     let mut command = flashmill();
-    command.args(["chat", text(model.path()), "--greedy", "--no-tools", "--context", "512", "--max-tokens", "30"]);
+    command.args([
+        "chat",
+        text(model.path()),
+        "--greedy",
+        "--no-tools",
+        "--context",
+        "512",
+        "--max-tokens",
+        "30",
+    ]);
     command.args(["--ram", &small_ram()]);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
     let mut stdin = child.stdin.take().expect("a pipe");
     let mut stdout = BufReader::new(child.stdout.take().expect("a pipe"));
     stdin.write_all(b"Hello\n").expect("written");
@@ -200,7 +223,11 @@ fn a_file_that_shrinks_while_in_use() {
     stdout.read_line(&mut first).expect("an answer");
     assert!(first.len() > 1, "{first:?}");
 
-    fs::OpenOptions::new().write(true).open(&weights).and_then(|file| file.set_len(1 << 20)).expect("truncated");
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&weights)
+        .and_then(|file| file.set_len(1 << 20))
+        .expect("truncated");
     let _ = stdin.write_all(b"What can you do for me today, and who are you?\n");
     drop(stdin);
     let mut rest = String::new();

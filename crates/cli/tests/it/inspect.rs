@@ -6,7 +6,13 @@ use crate::support::{fixture, run, text};
 fn inspect_names_what_is_stored_and_what_is_ignored() {
     let model = fixture("qwen3_5_moe");
     let ran = run(["inspect", text(&model)]);
-    for word in ["qwen3_5_moe", "10 a layer of 128 units, 3 per token, a shared one of 192", "BF16", "vision", "output_gate_type"] {
+    for word in [
+        "qwen3_5_moe",
+        "10 a layer of 128 units, 3 per token, a shared one of 192",
+        "BF16",
+        "vision",
+        "output_gate_type",
+    ] {
         assert!(ran.success().contains(word), "{word}: {}", ran.stdout);
     }
     let json = run(["inspect", text(&model), "--json"]).json();

@@ -25,7 +25,9 @@ fn tensor(path: &Path, name: &str) -> (Vec<u64>, Vec<f32>) {
 }
 
 fn golden_tokens(model: &Path) -> String {
-    let golden: Value = serde_json::from_str(&fs::read_to_string(model.join("golden.json")).expect("a golden")).expect("JSON");
+    let golden: Value =
+        serde_json::from_str(&fs::read_to_string(model.join("golden.json")).expect("a golden"))
+            .expect("JSON");
     let ids = golden["prompt_ids"].as_array().expect("ids");
     ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
@@ -43,7 +45,17 @@ fn logits_and_traces_are_those_of_transformers() {
         let model = fixture(name);
         let golden = model.join("golden.safetensors");
         let tokens = golden_tokens(&model);
-        let args = ["logits", text(&model), "--tokens", &tokens, "--out", text(&out), "--trace", "--backend", "reference"];
+        let args = [
+            "logits",
+            text(&model),
+            "--tokens",
+            &tokens,
+            "--out",
+            text(&out),
+            "--trace",
+            "--backend",
+            "reference",
+        ];
         let ran = run(args.iter().chain(&["--kv", "f32", "--chunk", "7"]));
         assert_eq!(ran.success(), "");
         let (shape, logits) = tensor(&out, "logits");
@@ -76,7 +88,8 @@ fn the_chunk_changes_no_bit() {
     let tokens = golden_tokens(&model);
     let write = |chunk: &str| {
         let out = directory.path().join(chunk);
-        run(["logits", text(&model), "--tokens", &tokens, "--out", text(&out), "--trace", "--chunk", chunk]).success();
+        run(["logits", text(&model), "--tokens", &tokens, "--out", text(&out), "--trace", "--chunk", chunk])
+            .success();
         fs::read(out).expect("a file")
     };
     let whole = write("48");
@@ -92,7 +105,9 @@ fn wrong_tokens_and_targets() {
     run(["logits", text(&model), "--tokens", "1,512", "--out", text(&out)]).fails_with(&["token 512", "512"]);
     assert!(!out.exists());
     let nowhere = directory.path().join("no/out");
-    run(["logits", text(&model), "--tokens", "1", "--out", text(&nowhere)]).fails_with(&["cannot write", "no/out"]);
-    run(["logits", text(&model), "--tokens", "1,2", "--out", text(&out), "--context", "1"]).fails_with(&["context of 1"]);
+    run(["logits", text(&model), "--tokens", "1", "--out", text(&nowhere)])
+        .fails_with(&["cannot write", "no/out"]);
+    run(["logits", text(&model), "--tokens", "1,2", "--out", text(&out), "--context", "1"])
+        .fails_with(&["context of 1"]);
     assert_eq!(fs::read_dir(directory.path()).expect("a directory").count(), 0, "nothing is left over");
 }

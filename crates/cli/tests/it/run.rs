@@ -63,7 +63,20 @@ fn json_holds_the_call_and_the_numbers() {
 #[test]
 fn a_seed_repeats_an_answer() {
     let sample = |seed: &str| {
-        let args = ["-p", "Hello", "--temp", "1.5", "--top-k", "0", "--top-p", "1", "--min-p", "0", "--max-tokens", "24"];
+        let args = [
+            "-p",
+            "Hello",
+            "--temp",
+            "1.5",
+            "--top-k",
+            "0",
+            "--top-p",
+            "1",
+            "--min-p",
+            "0",
+            "--max-tokens",
+            "24",
+        ];
         run(["run", "demo", "--seed", seed].iter().chain(&args)).success().to_owned()
     };
     assert_eq!(sample("7"), sample("7"));
@@ -73,12 +86,17 @@ fn a_seed_repeats_an_answer() {
 
 #[test]
 fn limits_and_stops_end_an_answer() {
-    let json = |args: &[&str]| run(["run", "demo", "--greedy", "--json", "-p", "Who are you?"].iter().chain(args)).json();
+    let json = |args: &[&str]| {
+        run(["run", "demo", "--greedy", "--json", "-p", "Who are you?"].iter().chain(args)).json()
+    };
     let whole = json(&[]);
     assert_eq!(whole["finish_reason"], "stop");
     let text = whole["text"].as_str().expect("a text");
     let short = json(&["--max-tokens", "3"]);
-    assert_eq!((&short["finish_reason"], &short["usage"]["completion_tokens"]), (&"length".into(), &3.into()));
+    assert_eq!(
+        (&short["finish_reason"], &short["usage"]["completion_tokens"]),
+        (&"length".into(), &3.into())
+    );
     let word = text.split(' ').nth(2).expect("a third word");
     let stopped = json(&["--stop", word]);
     assert_eq!(stopped["text"].as_str(), text.split_once(word).map(|(before, _)| before));
@@ -97,7 +115,11 @@ fn a_full_context_stops_clearly() {
 fn fewer_experts_are_warned_of() {
     let ran = run(["run", "demo", "--greedy", "-p", "Hello", "--experts", "4"]);
     ran.success();
-    assert!(ran.stderr.contains("warning: 4 experts per token instead of the model's own 6"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("warning: 4 experts per token instead of the model's own 6"),
+        "{}",
+        ran.stderr
+    );
     assert!(ran.stderr.contains("4 experts per token instead of 6"), "{}", ran.stderr);
     run(["run", "demo", "-p", "Hello", "--experts", "49"]).fails_with(&["49 experts", "48"]);
 }
@@ -125,7 +147,9 @@ fn settings_without_meaning_are_errors() {
 #[test]
 fn every_backend_level_and_cache_type_answers_alike() {
     let answer = |args: &[&str]| {
-        run(["run", "demo", "--greedy", "-p", "Who are you?", "--max-tokens", "12"].iter().chain(args)).success().to_owned()
+        run(["run", "demo", "--greedy", "-p", "Who are you?", "--max-tokens", "12"].iter().chain(args))
+            .success()
+            .to_owned()
     };
     let expected = answer(&[]);
     for args in [
@@ -145,12 +169,23 @@ fn every_backend_level_and_cache_type_answers_alike() {
 fn talking() -> (std::process::Child, Vec<u8>) {
     let model = fixture("qwen3_5_moe");
     let mut command = flashmill();
-    command.args(["run", text(&model), "--raw", "-p", "one two three", "--max-tokens", "2000", "--temp", "1"]);
+    command.args([
+        "run",
+        text(&model),
+        "--raw",
+        "-p",
+        "one two three",
+        "--max-tokens",
+        "2000",
+        "--temp",
+        "1",
+    ]);
     // Its random weights may end the answer at any time otherwise.
     for id in [470, 472] {
         command.args(["--logit-bias", &format!("{id}=-1000")]);
     }
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
     let mut first = vec![0; 8];
     child.stdout.as_mut().expect("a pipe").read_exact(&mut first).expect("it begins to answer");
     (child, first)

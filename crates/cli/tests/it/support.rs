@@ -10,21 +10,24 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The program with nothing on standard input, without colours, and with a cache of its own.
-pub fn flashmill() -> Command {
+pub(crate) fn flashmill() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flashmill"));
     let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("home");
-    command.env("HOME", &home).env("XDG_CACHE_HOME", home.join("cache")).env("XDG_STATE_HOME", home.join("state"));
+    command
+        .env("HOME", &home)
+        .env("XDG_CACHE_HOME", home.join("cache"))
+        .env("XDG_STATE_HOME", home.join("state"));
     command.env("NO_COLOR", "1").stdin(Stdio::null());
     command
 }
 
 /// Runs the program to its end.
-pub fn run<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
+pub(crate) fn run<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Ran {
     Ran::from(flashmill().args(args).output().expect("the program starts"))
 }
 
 /// The same with text on standard input.
-pub fn run_with_input<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input: &str) -> Ran {
+pub(crate) fn run_with_input<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input: &str) -> Ran {
     let mut command = flashmill();
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the program starts");
@@ -37,10 +40,10 @@ pub fn run_with_input<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input:
 
 /// What a run left.
 #[derive(Debug)]
-pub struct Ran {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl From<Output> for Ran {
@@ -56,14 +59,14 @@ impl From<Output> for Ran {
 impl Ran {
     /// It ended well; gives standard output.
     #[track_caller]
-    pub fn success(&self) -> &str {
+    pub(crate) fn success(&self) -> &str {
         assert_eq!(self.code, Some(0), "{self:#?}");
         &self.stdout
     }
 
     /// It ended with code 1 and one line on standard error that holds each of `words`.
     #[track_caller]
-    pub fn fails_with(&self, words: &[&str]) {
+    pub(crate) fn fails_with(&self, words: &[&str]) {
         assert_eq!(self.code, Some(1), "{self:#?}");
         let lines: Vec<&str> = self.stderr.lines().collect();
         assert_eq!(lines.len(), 1, "one line: {self:#?}");
@@ -75,18 +78,18 @@ impl Ran {
 
     /// Standard output as JSON.
     #[track_caller]
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(self.success()).unwrap_or_else(|error| panic!("{error}: {self:#?}"))
     }
 }
 
 /// A folder of fixtures.
-pub fn fixture(name: &str) -> PathBuf {
+pub(crate) fn fixture(name: &str) -> PathBuf {
     repository().join("fixtures").join(name)
 }
 
 /// The demo model's files.
-pub fn demo_files() -> PathBuf {
+pub(crate) fn demo_files() -> PathBuf {
     repository().join("models/demo")
 }
 
@@ -95,7 +98,7 @@ fn repository() -> PathBuf {
 }
 
 /// A copy of a model that a test may damage.
-pub fn copy_of(model: &Path) -> TempDir {
+pub(crate) fn copy_of(model: &Path) -> TempDir {
     let copy = tempfile::tempdir().expect("a temporary directory");
     for entry in fs::read_dir(model).expect("a model") {
         let path = entry.expect("an entry").path();
@@ -107,6 +110,6 @@ pub fn copy_of(model: &Path) -> TempDir {
 }
 
 /// A path as an argument.
-pub fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("a path in UTF-8")
 }
