@@ -63,6 +63,13 @@ enum WantState {
     Done,
 }
 
+impl Wants {
+    /// For reads that land up to `depth` at once.
+    pub(crate) fn new(depth: usize) -> Wants {
+        Wants { landed: Vec::with_capacity(depth), ..Wants::default() }
+    }
+}
+
 impl<'a> Fetch<'a> {
     /// Begins a fetch: notes what is resident and starts reading the rest.
     pub(crate) fn begin(
@@ -127,6 +134,8 @@ impl Store {
         fetch.order = Some(order);
         fetch.n_left = picks.len();
         (fetch.cursor, fetch.first_missing) = (0, 0);
+        // How many are ready at once depends on the disk's mood, so room for all is made now.
+        fetch.ready.reserve(picks.len());
         fetch.ascending.extend(0..picks.len() as u32);
         fetch.ascending.sort_unstable_by_key(|&at| picks[at as usize]);
         for pair in fetch.ascending.windows(2) {
@@ -303,7 +312,8 @@ impl Store {
             if self.load(at, Taker::StuckSweep)? {
                 return Ok(());
             }
-            // The resident pick that is wanted last is given up, and read again when its turn comes.
+            // The resident pick that is wanted last is given up, and read again when its turn comes. It comes after the missing
+            // one, so `first_missing` is right.
             let waiting = |at: &&u32| {
                 let want = &self.fetch.wants[**at as usize];
                 want.state == WantState::Ready
@@ -315,7 +325,6 @@ impl Store {
                 self.slots.revoke(given_up.slot);
                 given_up.slot = NONE;
                 given_up.state = WantState::Missing;
-                self.fetch.first_missing = self.fetch.cursor;
                 self.stats.evictions += 1;
                 return Ok(());
             }

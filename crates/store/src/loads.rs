@@ -96,13 +96,24 @@ impl Loads {
     /// Starts queued reads as far as the depth allows.
     pub(crate) fn start(&mut self) -> Result<(), StoreError> {
         while self.n_in_flight < self.depth
-            && let Some(mut read) = self.queue.pop_front()
+            && let Some(read) = self.queue.pop_front()
         {
-            read.begun = Instant::now();
             self.n_in_flight += 1;
-            self.reader.start(read);
+            self.submit(read);
         }
         self.reader.flush().map_err(|source| self.broken(source))
+    }
+
+    /// Hands a read to the reader.
+    fn submit(&mut self, mut read: Read) {
+        let align = self.direct_align[read.file.0 as usize].max(1);
+        debug_assert!(
+            !read.direct || read.offset().is_multiple_of(align),
+            "a direct read at {}",
+            read.offset()
+        );
+        read.begun = Instant::now();
+        self.reader.start(read);
     }
 
     /// Takes what the reader has finished, continues what ended early, and puts what came to its end into `landed`. With `wait`
@@ -123,10 +134,9 @@ impl Loads {
                     self.n_in_flight -= 1;
                     landed.push(ended);
                 }
-                Verdict::Again(mut read) => {
+                Verdict::Again(read) => {
                     stats.continued += 1;
-                    read.begun = Instant::now();
-                    self.reader.start(read);
+                    self.submit(read);
                 }
             }
         }

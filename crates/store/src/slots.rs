@@ -422,6 +422,24 @@ mod tests {
     }
 
     #[test]
+    fn who_was_found_ahead_and_is_used_since_stays() {
+        let mut table = Table::new(64, PolicyKind::Lru);
+        for record in 0..65 {
+            table.pick(record, Taker::Decode);
+        }
+        // Record 0 has left, and 1, 2, 3 were found with it.
+        assert!(table.slots.find(0).is_none() && table.slots.find(1).is_some());
+        let _pin = table.memory.pin(table.slots.find(1).unwrap());
+        table.slots.set_want(table.slots.find(2).unwrap(), 7);
+        table.pick(3, Taker::Decode);
+        for record in 100..110 {
+            table.pick(record, Taker::Decode);
+        }
+        assert!([1, 2, 3].iter().all(|&record| table.slots.find(record).is_some()));
+        assert!(table.slots.find(4).is_none());
+    }
+
+    #[test]
     fn a_sweep_keeps_to_its_share_and_to_its_end() {
         let mut table = Table::new(100, PolicyKind::Lfru);
         for record in 0..100 {

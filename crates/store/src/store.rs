@@ -86,7 +86,7 @@ impl Store {
             loads: Loads::new(reader, files, direct, options.depth),
             plan: Arc::new(plan),
             memory,
-            fetch: Wants::default(),
+            fetch: Wants::new(options.depth),
             stats: Stats::default(),
             reader_name: name,
         })

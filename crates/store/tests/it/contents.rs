@@ -102,10 +102,12 @@ proptest! {
         seed in any::<u64>(),
         fail in 20u32..400,
         n_slots in 1u64..9,
+        depth in 1usize..12,
+        scattered in any::<bool>(),
         fetches in prop::collection::vec((1u32..256, 0usize..8, any::<bool>(), 0usize..9), 1..20),
     ) {
-        let world = World::simple(8, 9000);
-        let options = options(reader, n_slots * world.floor_bytes());
+        let world = if scattered { World::scattered(8, 5000) } else { World::simple(8, 9000) };
+        let options = StoreOptions { depth, ..options(reader, n_slots * world.floor_bytes()) };
         let faults = Faults { seed, fail, short: 200, delay: 300, ..Faults::default() };
         let mut store = world.open_faulty(&options, Some(faults));
         for (mask, rotate, ascending, stop_after) in fetches {

@@ -9,7 +9,7 @@ const READERS: [ReaderKind; 3] = [ReaderKind::Uring, ReaderKind::Pread, ReaderKi
 fn check(faults: Faults, judge: impl Fn(&World, &flashmill_store::Stats)) {
     for reader in READERS {
         for order in [Order::Arrival, Order::Ascending] {
-            let world = World::simple(12, 70_000);
+            let world = World::scattered(12, 20_000);
             let mut store = world.open_faulty(&options(reader, 5 * world.floor_bytes()), Some(faults));
             for round in 0..4 {
                 let picks: Vec<u32> = (0..12).filter(|pick| (pick + round) % 3 != 0).collect();

@@ -117,6 +117,16 @@ fn a_sweep_does_not_flush_what_decode_uses() {
 }
 
 #[test]
+fn what_a_sweep_loaded_and_decode_used_stays() {
+    let world = World::simple(64, 30_000);
+    let mut store = world.open(&auto(16 * world.floor_bytes()));
+    world.fetch(&mut store, 0, &(0..16).collect::<Vec<_>>(), Order::Ascending).unwrap();
+    world.fetch(&mut store, 0, &[3], Order::Arrival).unwrap();
+    world.fetch(&mut store, 0, &(16..64).collect::<Vec<_>>(), Order::Ascending).unwrap();
+    assert!(store.resident(0, 3));
+}
+
+#[test]
 fn a_second_sweep_finds_what_the_first_could_keep() {
     let world = World::simple(64, 30_000);
     let mut store = world.open(&auto(32 * world.floor_bytes()));
@@ -163,21 +173,25 @@ fn a_pick_is_named_once() {
 #[test]
 fn a_dropped_fetch_leaves_a_store_that_works() {
     for reader in ReaderKind::ALL {
-        let world = World::simple(12, 300_000);
-        let mut store = world.open(&StoreOptions { depth: 2, ..options(reader, 4 * world.floor_bytes()) });
-        for round in 0..12 {
-            let picks: Vec<u32> = (0..12).map(|at| (at + round) % 12).collect();
-            let mut fetch = store.fetch(0, &picks, Order::Arrival).unwrap();
-            for _ in 0..round % 3 {
-                let (at, lease) = fetch.next().unwrap().unwrap();
-                world.verify(0, picks[at], &lease);
+        for depth in [1, 3, 32] {
+            // Four reads a record, so that a fetch may end between them.
+            let world = World::scattered(12, 70_000);
+            let mut store = world.open(&StoreOptions { depth, ..options(reader, 4 * world.floor_bytes()) });
+            for round in 0..12 {
+                let picks: Vec<u32> = (0..12).map(|at| (at + round) % 12).collect();
+                let mut fetch = store.fetch(0, &picks, Order::Arrival).unwrap();
+                for _ in 0..round % 3 {
+                    let (at, lease) = fetch.next().unwrap().unwrap();
+                    world.verify(0, picks[at], &lease);
+                }
+                if round % 2 == 0 {
+                    // The next fetch finds the state of one that was never ended.
+                    std::mem::forget(fetch);
+                }
             }
-            if round % 2 == 0 {
-                // The next fetch finds the state of one that was never ended.
-                std::mem::forget(fetch);
-            }
+            let all: Vec<u32> = (0..12).collect();
+            let came = world.fetch(&mut store, 0, &all, Order::Arrival).unwrap();
+            assert_eq!(sorted(came), all, "{reader}, depth {depth}");
         }
-        let all: Vec<u32> = (0..12).collect();
-        assert_eq!(sorted(world.fetch(&mut store, 0, &all, Order::Arrival).unwrap()), all, "{reader}");
     }
 }

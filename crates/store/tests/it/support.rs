@@ -63,6 +63,15 @@ impl World {
         world
     }
 
+    /// `n_bundles` records of four parts of `bytes` bytes that lie far apart, as slices of stacked tensors do: four reads each.
+    pub(crate) fn scattered(n_bundles: u64, bytes: u64) -> World {
+        let stack = n_bundles * bytes + 20_000;
+        let mut world = World::new(&[4 * stack]);
+        let bundle = |at: u64| (0..4).map(|part| extent(0, 77 + part * stack + at * bytes, bytes)).collect();
+        world.layers.push((0..n_bundles).map(bundle).collect());
+        world
+    }
+
     pub(crate) fn records(&self) -> Records {
         let mut records = Records::new();
         for bundles in &self.layers {
