@@ -22,11 +22,13 @@ mod quantize;
 mod route;
 mod scalar;
 mod simd;
+#[cfg(test)]
+mod tests;
 
 use flashmill_layout::{MAX_PARTS, MatrixShape, MatrixView};
 
-use crate::team::Team;
 use crate::Buffer;
+use crate::team::Team;
 use kv::KvCache;
 pub use level::{Level, LevelError};
 use memory::{Memory, Span};
@@ -137,7 +139,6 @@ impl Cpu {
         values.version += 1;
         values.memory.span()
     }
-
 }
 
 /// Values `at..at + len` of `out`, which start as those of `x`; nothing is copied where both are one buffer.
