@@ -43,3 +43,11 @@ for fixture in ["qwen3_5_moe_gguf", "qwen3_5_moe_kquant"]:
     # The headers are shorter than this; what follows is not read.
     file = (ROOT / "fixtures" / fixture / "model.gguf").read_bytes()
     write("gguf_header", fixture, file[: 32 << 10])
+
+CALLS = [
+    '{"name": "f", "arguments": {"n": 1, "s": "</tool_call>"}}',
+    "<function=f>\n<parameter=n>\n1\n</parameter>\n<parameter=s>\n</parameter>\n</parameter>\n</function>",
+]
+for index, call in enumerate(CALLS):
+    text = f"Hm.\n</think>\n\nLet me see.\n<tool_call>\n{call}\n</tool_call>\n</s>"
+    write("tool_calls", str(index), bytes([index, 3]) + text.encode())
