@@ -25,6 +25,9 @@ pub struct Model {
     pub(crate) timing: Timing,
 }
 
+/// Bytes of the store's tables for one bundle: nine extents of 24 bytes at most, its place, its policy's counts.
+const INDEX_BYTES: u64 = 320;
+
 /// Bytes of memory by purpose, known before anything is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Footprint {
@@ -66,8 +69,7 @@ impl Footprint {
             weights::trunk_matrices(checkpoint.trunk()).into_iter().map(|m| m.shape.bytes() as u64);
         let vectors = weights::trunk_vectors(checkpoint.trunk()).into_iter().map(|v| 4 * v.len as u64);
         let records = records(checkpoint);
-        let n_bundles: u64 = (0..records.n_layers()).map(|layer| n_bundles(checkpoint, layer)).sum();
-        let n_parts = 9;
+        let n_bundles: u64 = (0..records.n_layers()).map(|layer| records.n_bundles(layer) as u64).sum();
         let work = Work::new(backend.as_mut(), spec, options, options.top_k(spec)?);
         reserve(backend.as_mut(), checkpoint, options);
         Ok(Footprint {
@@ -75,9 +77,9 @@ impl Footprint {
             kv_bytes: (options.n_pages() * options.kv_shape(spec).page_bytes()) as u64,
             state_bytes: (options.n_states * delta_state_len(spec) * 4) as u64,
             work_bytes: (backend.bytes() + work.host.bytes()) as u64,
-            index_bytes: n_bundles * n_parts * size_of::<flashmill_layout::Extent>() as u64,
+            index_bytes: n_bundles * INDEX_BYTES,
             slot_floor_bytes: Store::floor_bytes(&records),
-            slot_ceiling_bytes: slot_ceiling(checkpoint, &records),
+            slot_ceiling_bytes: Store::ceiling_bytes(&records),
         })
     }
 }
@@ -187,13 +189,6 @@ fn delta_state_len(spec: &ModelSpec) -> usize {
         .map_or(0, |delta| weights::n_delta_layers(spec) * weights::delta_shape(delta).state_len())
 }
 
-fn n_bundles(checkpoint: &Checkpoint, layer: usize) -> u64 {
-    match (checkpoint.bundle_shapes(layer), checkpoint.spec().moe) {
-        (Some(_), Some(moe)) => moe.n_experts as u64,
-        _ => 0,
-    }
-}
-
 /// Where every bundle lies, for the store.
 fn records(checkpoint: &Checkpoint) -> Records {
     let mut records = Records::new();
@@ -207,19 +202,6 @@ fn records(checkpoint: &Checkpoint) -> Records {
         }
     }
     records
-}
-
-/// Slots for every bundle, with room for the aligned covers of up to nine extents each.
-fn slot_ceiling(checkpoint: &Checkpoint, records: &Records) -> u64 {
-    const PAGE: u64 = 4096;
-    (0..records.n_layers())
-        .map(|layer| {
-            let n_parts = checkpoint
-                .bundle_shapes(layer)
-                .map_or(0, |shapes| shapes.iter().map(|shape| shape.encoding.n_parts()).sum::<usize>());
-            n_bundles(checkpoint, layer) * (records.record_bytes(layer) + n_parts as u64 * 2 * PAGE)
-        })
-        .sum()
 }
 
 fn reserve(backend: &mut dyn Backend, checkpoint: &Checkpoint, options: &ModelOptions) {
