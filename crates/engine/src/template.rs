@@ -8,28 +8,32 @@
 //! is refused. All of a message is data, the assistant's too: its thoughts and tool calls have fields of their own, and the
 //! template writes their markers.
 
+mod conversation;
 mod environment;
 mod marks;
+mod parts;
 mod python;
 mod source;
 mod tojson;
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Zoned;
 use minijinja::Environment;
-use minijinja::value::{Serde, Value};
+use minijinja::value::Value;
 use serde::Deserialize;
-use serde_json::{Map, json};
+use serde_json::Map;
 
+use self::conversation::Conversation;
 use self::environment::{BoundedOutput, OUTPUT_LIMIT, Raised, environment};
-use self::marks::Foreign;
+use self::parts::split_parts;
 use crate::EngineError;
-use crate::chat::{Content, Message};
+use crate::chat::Message;
 use crate::json_file::{CONFIG_LIMIT, read_json, read_text};
-use crate::tokenizer::{AddedTokens, TextPart, Tokenizer};
+use crate::tokenizer::{TextPart, Tokenizer};
 
 /// The longest template that is read, in bytes; long ones have 30 KB.
 const TEMPLATE_LIMIT: u64 = 1 << 20;
@@ -226,144 +230,10 @@ fn check_roles(messages: &[Message]) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// What comes from outside, as the template sees it.
-struct Conversation {
-    variables: Map<String, serde_json::Value>,
-    foreign: Foreign,
-}
-
-impl Conversation {
-    fn new(
-        messages: &[Message],
-        tools: Option<&serde_json::Value>,
-        options: &TemplateOptions,
-    ) -> Conversation {
-        let mut variables = options.extra.clone();
-        variables.insert("messages".into(), messages.iter().map(message_json).collect());
-        variables.insert("tools".into(), tools.cloned().unwrap_or_default());
-        variables.entry("documents").or_insert(serde_json::Value::Null);
-        variables.insert("add_generation_prompt".into(), options.add_generation_prompt.into());
-        if let Some(enable) = options.enable_thinking {
-            variables.insert("enable_thinking".into(), enable.into());
-        }
-        let mut conversation = Conversation { variables, foreign: Foreign::default() };
-        let foreign = Foreign::find(&conversation.texts());
-        if !foreign.is_empty() {
-            hide_object(&mut conversation.variables, &foreign);
-            conversation.foreign = foreign;
-        }
-        conversation
-    }
-
-    /// All strings and keys.
-    fn texts(&self) -> Vec<&str> {
-        let mut texts = Vec::new();
-        for (key, value) in &self.variables {
-            texts.push(key.as_str());
-            collect_texts(value, &mut texts);
-        }
-        texts
-    }
-
-    fn context(&self) -> std::collections::BTreeMap<String, Value> {
-        self.variables.iter().map(|(name, value)| (name.clone(), Value::from(Serde(value)))).collect()
-    }
-
-    /// An error if any text, or two of them put together, could be taken for a control token.
-    fn refuse_control_text(&self, added: &AddedTokens) -> Result<(), EngineError> {
-        let texts = self.texts();
-        let joined = texts.concat();
-        let found = texts.iter().chain([&joined.as_str()]).find_map(|text| added.next_match(text, 0));
-        match found {
-            Some((_, token)) => Err(EngineError::ControlTextInData { literal: token.content.clone() }),
-            None => Ok(()),
-        }
-    }
-
-    /// Puts the hidden characters back.
-    fn show(&self, rendered: Rendered) -> Rendered {
-        if self.foreign.is_empty() {
-            return rendered;
-        }
-        let show = |text: String| text.chars().map(|c| self.foreign.show(c)).collect();
-        let parts = rendered.parts.into_iter().map(|part| match part {
-            TextPart::Data(text) => TextPart::Data(show(text)),
-            TextPart::Template(text) => TextPart::Template(text),
-        });
-        Rendered { parts: parts.collect(), text: show(rendered.text) }
-    }
-}
-
-fn collect_texts<'a>(value: &'a serde_json::Value, texts: &mut Vec<&'a str>) {
-    match value {
-        serde_json::Value::String(text) => texts.push(text),
-        serde_json::Value::Array(items) => items.iter().for_each(|item| collect_texts(item, texts)),
-        serde_json::Value::Object(map) => {
-            for (key, value) in map {
-                texts.push(key);
-                collect_texts(value, texts);
-            }
-        }
-        _ => {}
-    }
-}
-
-fn hide_object(map: &mut Map<String, serde_json::Value>, foreign: &Foreign) {
-    let hidden = std::mem::take(map).into_iter().map(|(key, mut value)| {
-        hide(&mut value, foreign);
-        (foreign.hide(&key), value)
-    });
-    *map = hidden.collect();
-}
-
-fn hide(value: &mut serde_json::Value, foreign: &Foreign) {
-    match value {
-        serde_json::Value::String(text) => *text = foreign.hide(text),
-        serde_json::Value::Array(items) => items.iter_mut().for_each(|item| hide(item, foreign)),
-        serde_json::Value::Object(map) => hide_object(map, foreign),
-        _ => {}
-    }
-}
-
-/// A message as templates expect it: what is not there has no key, and arguments are an object.
-fn message_json(message: &Message) -> serde_json::Value {
-    let mut map = Map::new();
-    let mut insert = |key: &str, value: serde_json::Value| map.insert(key.into(), value);
-    insert("role", json!(message.role));
-    if let Some(reasoning) = &message.reasoning_content {
-        insert("reasoning_content", json!(reasoning));
-    }
-    insert(
-        "content",
-        match &message.content {
-            None => serde_json::Value::Null,
-            Some(Content::Text(text)) => json!(text),
-            Some(Content::Parts(parts)) => json!(parts),
-        },
-    );
-    if !message.tool_calls.is_empty() {
-        let calls = message.tool_calls.iter().map(|call| {
-            let function = json!({"name": call.name, "arguments": call.arguments});
-            match call.id.as_str() {
-                "" => json!({"type": "function", "function": function}),
-                id => json!({"id": id, "type": "function", "function": function}),
-            }
-        });
-        insert("tool_calls", calls.collect());
-    }
-    if let Some(id) = &message.tool_call_id {
-        insert("tool_call_id", json!(id));
-    }
-    if let Some(name) = &message.name {
-        insert("name", json!(name));
-    }
-    serde_json::Value::Object(map)
-}
-
 fn render(
     env: &Environment<'_>,
     source: &str,
-    context: std::collections::BTreeMap<String, Value>,
+    context: BTreeMap<String, Value>,
 ) -> Result<String, EngineError> {
     let mut output = BoundedOutput::default();
     let template = env.template_from_str(source).map_err(|source| EngineError::Template { source })?;
@@ -385,47 +255,6 @@ fn refusal(error: &minijinja::Error) -> Option<EngineError> {
         source = error.source();
     }
     None
-}
-
-/// Cuts the text into control tokens that the template wrote and the rest. `marks` has one entry for each character.
-fn split_parts(text: &str, marks: &[bool], added: &AddedTokens, roles: &[&str]) -> Vec<TextPart> {
-    let mut parts = Vec::new();
-    let mut data = String::new();
-    // Where we are, in bytes of the text and in characters.
-    let (mut at, mut index) = (0, 0);
-    while let Some(c) = text[at..].chars().next() {
-        let wrote = |content: &str| is_templates_own(content, &marks[index..], roles);
-        match added.at(text, at).find(|token| wrote(&token.content)) {
-            Some(token) => {
-                if !data.is_empty() {
-                    parts.push(TextPart::Data(std::mem::take(&mut data)));
-                }
-                parts.push(TextPart::Template(token.content.clone()));
-                at += token.content.len();
-                index += token.content.chars().count();
-            }
-            None => {
-                data.push(c);
-                at += c.len_utf8();
-                index += 1;
-            }
-        }
-    }
-    if !data.is_empty() {
-        parts.push(TextPart::Data(data));
-    }
-    parts
-}
-
-/// All characters of a control token are the template's, but for a role between them.
-fn is_templates_own(content: &str, marks: &[bool], roles: &[&str]) -> bool {
-    let inside: String =
-        content.chars().zip(marks).filter(|&(_, &is_marked)| !is_marked).map(|(c, _)| c).collect();
-    if inside.is_empty() {
-        return true;
-    }
-    let n_chars = content.chars().count();
-    marks[0] && marks[n_chars - 1] && roles.contains(&inside.as_str()) && content.contains(&inside)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 use std::path::Path;
 
+use minijinja::value::Serde;
+
 use super::*;
 
 #[derive(Deserialize)]
@@ -32,7 +34,7 @@ fn templates_give_what_transformers_gives() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/jinja_cases.json");
     let cases: Cases = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let env = environment(Arc::new(Zoned::now()));
-    let context: std::collections::BTreeMap<String, Value> =
+    let context: BTreeMap<String, Value> =
         cases.context.iter().map(|(name, value)| (name.clone(), Value::from(Serde(value)))).collect();
     let mut wrong = Vec::new();
     for case in &cases.cases {
