@@ -1,4 +1,4 @@
-//! MODEL on the command line: a directory, or `demo` for the model that the program carries.
+//! MODEL on the command line: a path, or `demo` for the model that the program carries.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use crate::demo::{self, Extracted};
 use crate::interrupt;
 
-/// The directory of a model, kept for as long as this lives.
+/// A model that is there, kept for as long as this lives. Whether it can be read, the checkpoint says.
 pub(crate) enum ModelPath {
     /// Given by the user.
-    Directory(PathBuf),
+    Given(PathBuf),
     /// The demo model.
     Demo(Extracted),
 }
@@ -27,43 +27,29 @@ impl ModelPath {
         }
         let path = PathBuf::from(model);
         match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => Ok(ModelPath::Directory(path)),
-            Ok(_) => bail!("{}", not_a_directory(&path)),
+            Ok(_) => Ok(ModelPath::Given(path)),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!("{}", not_there(model)),
             Err(error) => Err(error).map_err(|error| anyhow::anyhow!("cannot open {model}: {error}")),
         }
     }
 
-    /// The directory.
+    /// The directory or file.
     pub(crate) fn path(&self) -> &Path {
         match self {
-            ModelPath::Directory(path) => path,
+            ModelPath::Given(path) => path,
             ModelPath::Demo(extracted) => extracted.path(),
         }
-    }
-}
-
-fn not_a_directory(path: &Path) -> String {
-    let shown = path.display();
-    match path.extension().and_then(|extension| extension.to_str()) {
-        Some("gguf") => format!(
-            "{shown} is a GGUF file, which is not read yet; give the directory of a Hugging Face or MLX model (safetensors)"
-        ),
-        Some("safetensors" | "json") => {
-            format!("{shown} is a file; give the directory that holds it")
-        }
-        _ => format!("{shown} is a file; give the directory of a Hugging Face or MLX model (safetensors)"),
     }
 }
 
 fn not_there(model: &str) -> String {
     if is_hub_id(model) && Path::new(model).parent().is_some_and(|parent| !parent.exists()) {
         return format!(
-            "there is no directory {model}, and models are not downloaded; if this is a Hugging Face id, fetch it with \
+            "{model} does not exist here, and models are not downloaded; if this is a Hugging Face id, fetch it with \
              `hf download {model} --local-dir DIR` and give DIR"
         );
     }
-    format!("there is no directory {model}; give a model's directory, or demo for the built-in model")
+    format!("{model} does not exist; give a model's directory, or demo for the built-in model")
 }
 
 /// `owner/name`, as the Hugging Face hub writes it.
@@ -93,15 +79,8 @@ mod tests {
     fn what_is_no_model_is_explained() {
         let message = |path: &str| ModelPath::find(path).err().expect("no model").to_string();
         assert!(message("Qwen/Qwen3.5-35B-A3B").contains("hf download Qwen/Qwen3.5-35B-A3B"));
-        assert!(message("nowhere").starts_with("there is no directory nowhere; give a model's directory"));
+        assert!(message("nowhere").starts_with("nowhere does not exist; give a model's directory"));
         let directory = tempfile::tempdir().expect("a temporary directory");
-        for (name, word) in
-            [("m.gguf", "GGUF"), ("m.safetensors", "directory that holds it"), ("m.bin", "is a file")]
-        {
-            let path = directory.path().join(name);
-            std::fs::write(&path, "").expect("a file");
-            assert!(message(path.to_str().expect("UTF-8")).contains(word), "{name}");
-        }
         let found = ModelPath::find(directory.path().to_str().expect("UTF-8")).expect("a directory");
         assert_eq!(found.path(), directory.path());
     }

@@ -24,40 +24,25 @@ impl Tools {
         Ok(Tools { sandbox: Sandbox::new(root)? })
     }
 
-    /// Their descriptions for the model, in the form of an OpenAI `tools` array.
+    /// Their descriptions for the model, in the form of an OpenAI `tools` array; short, since the model reads them every time.
     pub(crate) fn definitions() -> Vec<Value> {
-        let text = |description: &str| json!({"type": "string", "description": description});
         vec![
             definition(
                 "calculator",
                 "Evaluate an arithmetic expression",
-                &[("expression", text("Arithmetic expression, for example (3 + 4) * sqrt(2)"), true)],
+                "expression",
+                "Arithmetic expression",
+                true,
             ),
-            definition(
-                "clock",
-                "Get the current date and time",
-                &[(
-                    "zone",
-                    text("IANA time zone, for example Europe/Oslo; the user's own if left out"),
-                    false,
-                )],
-            ),
-            definition(
-                "list_files",
-                "List the files of a directory below the current one",
-                &[("path", text("Path of the directory; the current one if left out"), false)],
-            ),
-            definition(
-                "read_file",
-                "Get the contents of a text file below the current directory",
-                &[("path", text("Path of the file"), true)],
-            ),
+            definition("get_time", "Get the local time", "city", "City name or time zone", false),
+            definition("list_files", "List the files of a folder", "path", "Path of the folder", true),
+            definition("read_file", "Get the contents of a file", "path", "Path of the file", true),
         ]
     }
 
     /// Whether there is a tool of this name.
     pub(crate) fn has(name: &str) -> bool {
-        matches!(name, "calculator" | "clock" | "list_files" | "read_file")
+        matches!(name, "calculator" | "get_time" | "list_files" | "read_file")
     }
 
     /// Runs a tool and gives its result, a JSON object. What went wrong is a result too, `{"error": ..}`, for the model to read.
@@ -69,7 +54,7 @@ impl Tools {
         let arguments = Arguments::new(arguments)?;
         Ok(match name {
             "calculator" => json!({"result": calculator::calculate(arguments.required("expression")?)?}),
-            "clock" => clock::now(arguments.optional("zone")?)?,
+            "get_time" => clock::now(arguments.optional("city")?)?,
             "list_files" => json!({"files": self.sandbox.list(arguments.optional("path")?.unwrap_or("."))?}),
             "read_file" => json!({"content": self.sandbox.read(arguments.required("path")?)?}),
             _ => bail!("there is no tool {name:?}"),
@@ -120,17 +105,18 @@ impl<'a> Arguments<'a> {
     fn optional(&self, name: &str) -> Result<Option<&'a str>> {
         match self.0.and_then(|map| map.get(name)) {
             None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
+            // Small models put a space before a word that starts a value.
+            Some(Value::String(text)) => Ok(Some(text.trim())),
             Some(other) => bail!("the argument {name:?} must be a text, not {other}"),
         }
     }
 }
 
-fn definition(name: &str, description: &str, parameters: &[(&str, Value, bool)]) -> Value {
-    let properties: Map<String, Value> =
-        parameters.iter().map(|(name, schema, _)| ((*name).to_owned(), schema.clone())).collect();
-    let required: Vec<&str> =
-        parameters.iter().filter(|(_, _, required)| *required).map(|(name, _, _)| *name).collect();
+/// A tool with one argument, a text.
+fn definition(name: &str, description: &str, argument: &str, meaning: &str, is_required: bool) -> Value {
+    let mut properties = Map::new();
+    properties.insert(argument.to_owned(), json!({"type": "string", "description": meaning}));
+    let required = if is_required { vec![argument] } else { vec![] };
     json!({"type": "function", "function": {"name": name, "description": description,
         "parameters": {"type": "object", "properties": properties, "required": required}}})
 }
@@ -144,7 +130,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(directory.path().join("x"), "text").expect("a file");
         let tools = Tools::new(directory.path()).expect("tools");
-        let arguments = json!({"expression": "6*7", "path": "x", "zone": "UTC"});
+        let arguments = json!({"expression": "6*7", "path": "x", "city": "UTC"});
         for tool in Tools::definitions() {
             let name = tool["function"]["name"].as_str().expect("a name").to_owned();
             assert!(Tools::has(&name));

@@ -57,7 +57,7 @@ pub(crate) struct LowRun {
 pub(crate) struct LowChat {
     #[command(flatten)]
     pub(crate) model: LowModel,
-    /// Do not offer the built-in tools (calculator, clock, list_files, read_file)
+    /// Do not offer the built-in tools (calculator, get_time, list_files, read_file)
     #[arg(long)]
     pub(crate) no_tools: bool,
     #[command(flatten)]
@@ -108,7 +108,7 @@ pub(crate) struct LowLogits {
 
 #[derive(Debug, Args)]
 pub(crate) struct LowModel {
-    /// A model's directory (Hugging Face or MLX safetensors), or `demo` for the built-in model (`./demo` is a directory)
+    /// A model's directory or file, or `demo` for the built-in model (`./demo` is a directory)
     #[arg(value_name = "MODEL")]
     pub(crate) model: String,
 }

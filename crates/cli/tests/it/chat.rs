@@ -34,26 +34,25 @@ fn what_is_not_allowed_does_not_run() {
     ran.success();
 }
 
+#[cfg(unix)]
 #[test]
 fn a_file_below_the_directory_is_read_and_none_above() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let inside = directory.path().join("inside");
     fs::create_dir(&inside).expect("a directory");
-    fs::write(directory.path().join("secret.txt"), "do not forget the lantern").expect("a file");
-    fs::write(inside.join("note.txt"), "the meeting moved to Friday").expect("a file");
-    let in_it = |line: &str| {
-        let mut command = flashmill();
-        command.args(["chat", "demo", "--greedy"]).current_dir(&inside);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("the program starts");
-        child.stdin.take().expect("a pipe").write_all(line.as_bytes()).expect("written");
-        Ran::from(child.wait_with_output().expect("the program ends"))
-    };
-    let ran = in_it("Read note.txt\ny\n");
-    assert!(ran.stderr.contains("the meeting moved to Friday"), "{ran:#?}");
-    let ran = in_it("Read ../secret.txt\ny\n");
-    assert!(ran.stderr.contains("not below the current directory"), "{ran:#?}");
-    assert!(!ran.stderr.contains("lantern") && !ran.stdout.contains("lantern"), "{ran:#?}");
+    fs::write(directory.path().join("secret.txt"), "do not forget the zebra").expect("a file");
+    fs::write(inside.join("garden.txt"), "the meeting moved to Friday").expect("a file");
+    std::os::unix::fs::symlink("../secret.txt", inside.join("lantern.txt")).expect("a link");
+    let mut command = flashmill();
+    command.args(["chat", "demo", "--greedy"]).current_dir(&inside);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the program starts");
+    let lines = "Read garden.txt\nyes\n/reset\nOpen the file lantern.txt\nyes\n";
+    child.stdin.take().expect("a pipe").write_all(lines.as_bytes()).expect("written");
+    let ran = Ran::from(child.wait_with_output().expect("the program ends"));
+    assert!(ran.stderr.contains("{\"content\": \"the meeting moved to Friday\"}"), "{ran:#?}");
+    assert!(ran.stderr.contains("\\\"lantern.txt\\\" is not below the current directory"), "{ran:#?}");
+    assert!(!ran.stderr.contains("zebra") && !ran.stdout.contains("zebra"), "{ran:#?}");
 }
 
 #[test]
@@ -95,12 +94,12 @@ fn what_was_said_is_remembered_until_reset() {
 fn several_lines_are_one_message() {
     let (quoted, escaped) = (chat("\"\"\"\nWho\nare you?\n\"\"\"\n", &[]), chat("Who\\\nare you?\n", &[]));
     assert_eq!(quoted.success(), escaped.success());
-    assert_eq!(quoted.stderr.lines().last().map(|line| line.split(" tokens").next()).is_some(), true);
+    assert_ne!(quoted.stdout, "");
 }
 
 #[test]
 fn a_conversation_longer_than_the_context_is_an_error() {
     let long = "word ".repeat(200);
     let ran = chat(&format!("{long}\n"), &["--context", "100", "--no-tools"]);
-    ran.fails_with(&["context of 100"]);
+    ran.fails_with(&["the context holds 100"]);
 }

@@ -122,9 +122,11 @@ fn what_is_no_model() {
     let gguf = directory.path().join("model.gguf");
     fs::write(&gguf, "GGUF").expect("a file");
     ask(&gguf).fails_with(&["model.gguf"]);
-    ask(directory.path()).fails_with(&["config.json"]);
+    let empty = directory.path().join("empty");
+    fs::create_dir(&empty).expect("a directory");
+    ask(&empty).fails_with(&[text(&empty), "config.json"]);
     ask(Path::new("Qwen/Qwen3.5-35B-A3B")).fails_with(&["Qwen/Qwen3.5-35B-A3B", "fetch it"]);
-    ask(Path::new("/nowhere")).fails_with(&["there is no directory /nowhere"]);
+    ask(Path::new("/nowhere")).fails_with(&["/nowhere does not exist"]);
 }
 
 #[cfg(target_os = "linux")]

@@ -11,7 +11,7 @@ fn inspect_names_what_is_stored_and_what_is_ignored() {
         "10 a layer of 128 units, 3 per token, a shared one of 192",
         "BF16",
         "vision",
-        "output_gate_type",
+        "mtp_num_hidden_layers",
     ] {
         assert!(ran.success().contains(word), "{word}: {}", ran.stdout);
     }

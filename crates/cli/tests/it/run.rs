@@ -108,7 +108,7 @@ fn a_full_context_stops_clearly() {
     assert!(ran.success().len() > 1);
     assert!(ran.stderr.contains("the context of 24 tokens is full; raise --context"), "{}", ran.stderr);
     let long = "word ".repeat(100);
-    run(["run", "demo", "-p", &long, "--context", "24"]).fails_with(&["context of 24", "--context"]);
+    run(["run", "demo", "-p", &long, "--context", "24"]).fails_with(&["the context holds 24", "--context"]);
 }
 
 #[test]
