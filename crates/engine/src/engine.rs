@@ -37,7 +37,9 @@ impl Engine {
         let dir = checkpoint.dir().to_owned();
         let tokenizer = Tokenizer::open(&dir)?;
         let template = ChatTemplate::open(&dir)?;
-        let defaults = GenerationDefaults::open(&dir, &checkpoint.spec().eos_token_ids)?;
+        let mut defaults = GenerationDefaults::open(&dir, &checkpoint.spec().eos_token_ids)?;
+        // A chat turn may end with another token than the config's: the tokenizer's own.
+        tokenizer.eos_id().into_iter().for_each(|id| defaults.add_eos(id));
         // The process is measured when everything but the model is there, so that the budget holds all of it.
         let plan = Plan::make(&checkpoint, options)?;
         let model = Model::load(&checkpoint, options.make_backend()?, plan.model.clone(), progress)?;

@@ -1,7 +1,8 @@
 //! Text in, text out: the library that programs link to.
 //!
-//! An [`Engine`] is an opened model, a [`Session`] one timeline of tokens on it, a [`Plan`] what opening it will take. The text side: [`Tokenizer`] and [`ChatTemplate`] turn messages into tokens, [`Sampler`] chooses tokens, and [`OutputStream`]
-//! turns them into thoughts, answer and tool calls.
+//! An [`Engine`] is an opened model, a [`Session`] one timeline of tokens on it, a [`Plan`] what opening it will take. The text
+//! side: [`Tokenizer`] and [`ChatTemplate`] turn messages into tokens, [`Sampler`] chooses tokens, and [`OutputStream`] turns them
+//! into thoughts, answer and tool calls.
 
 mod chat;
 mod engine;
@@ -30,7 +31,7 @@ pub use stops::StopMatcher;
 pub use stream::{EndReason, OutputOptions, OutputStream, Piece};
 pub use template::{ChatTemplate, Rendered, TemplateOptions};
 pub use tokenizer::{TextPart, Tokenizer};
-pub use tool_calls::ParsedCall;
+pub use tool_calls::{ParsedCall, ToolSchemas};
 
 // What the programs on top of the engine need of the crates below it, so that they depend on this one alone.
 pub use flashmill_checkpoint::{Checkpoint, Family, FfnKind, Inspection, MixerKind, ModelSpec};

@@ -1,6 +1,7 @@
 //! The engine from outside.
 
 mod gguf;
+mod session;
 mod stream;
 mod template;
 mod text;
