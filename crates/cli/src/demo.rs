@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
+use crate::interrupt;
+
 include!(concat!(env!("OUT_DIR"), "/demo_files.rs"));
 
 /// Extracted directories that lost a race are tried again this many times.
@@ -81,6 +83,7 @@ fn extract_below(files: &[CarriedFile], cache: &Path) -> io::Result<PathBuf> {
     }
     fs::create_dir_all(cache)?;
     let fresh = tempfile::Builder::new().prefix(".extracting-").tempdir_in(cache)?;
+    interrupt::remove_on_interrupt(fresh.path());
     let inner = fresh.path().join("demo");
     fs::create_dir(&inner)?;
     write_all(files, &inner)?;

@@ -6,6 +6,7 @@ use anyhow::Result;
 use flashmill_engine::{Engine, EngineOptions, Model, Plan};
 
 use crate::progress::Progress;
+use crate::terminal::note;
 
 /// Opens a model with its text side.
 pub(crate) fn open_engine(path: &Path, options: &EngineOptions) -> Result<Engine> {
@@ -29,11 +30,11 @@ pub(crate) fn open_model(path: &Path, options: &EngineOptions) -> Result<Model> 
 pub(crate) fn warn(plan: &Plan) {
     let (used, own) = (plan.experts_per_token, plan.model_experts_per_token);
     if used < own {
-        eprintln!(
+        note!(
             "warning: {used} experts per token instead of the model's own {own}; the answers will be worse"
         );
     } else if used > own {
-        eprintln!(
+        note!(
             "warning: {used} experts per token instead of the model's own {own}, which it was not trained for"
         );
     }

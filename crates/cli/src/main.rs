@@ -1,8 +1,5 @@
 //! The `flashmill` program: flags, terminal and environment. How anything is computed, the engine knows.
 
-// The one crate whose business is to print: text to standard output, everything else to standard error.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
-
 mod answer;
 mod commands;
 mod demo;
@@ -23,6 +20,7 @@ use anyhow::Result;
 use clap::Parser as _;
 
 use flags::{LowArgs, Mode};
+use terminal::note;
 
 fn main() -> ExitCode {
     match LowArgs::try_parse() {
@@ -51,7 +49,7 @@ fn exit_code(result: Result<ExitCode>) -> ExitCode {
         Ok(code) => code,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", one_line(&error));
+            note!("error: {}", one_line(&error));
             ExitCode::FAILURE
         }
     }

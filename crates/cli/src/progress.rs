@@ -1,14 +1,15 @@
 //! Progress bars: on a terminal only, and only for what takes a while.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 /// What is done sooner shows no bar.
 const PATIENCE: Duration = Duration::from_millis(300);
 
 const BYTES: &str = "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}";
-const TOKENS: &str = "{msg} {bar:30} {pos} of {len} tokens, {per_sec}";
+const TOKENS: &str = "{msg} {bar:30} {pos} of {len} tokens, {speed}";
 
 /// A bar on standard error that appears late and leaves nothing behind.
 pub(crate) struct Progress {
@@ -34,8 +35,13 @@ impl Progress {
         if self.bar.is_none() && self.start.elapsed() > PATIENCE && done < total {
             // Standard error; hidden if that is no terminal.
             let bar = ProgressBar::new(total).with_message(self.what).with_elapsed(self.start.elapsed());
+            let speed = |state: &ProgressState, out: &mut dyn fmt::Write| {
+                let _ = write!(out, "{:.0} tok/s", state.per_sec());
+            };
             bar.set_style(
-                ProgressStyle::with_template(self.template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+                ProgressStyle::with_template(self.template)
+                    .unwrap_or_else(|_| ProgressStyle::default_bar())
+                    .with_key("speed", speed),
             );
             self.bar = Some(bar);
         }

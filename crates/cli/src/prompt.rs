@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::terminal::note;
+
 /// A silent standard input is mentioned after this long.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -67,7 +69,7 @@ fn read_stdin() -> Result<String> {
         let _ = done.send(result.map(|_| bytes));
     });
     let read = wait.recv_timeout(PATIENCE).or_else(|_| {
-        eprintln!("reading the prompt from standard input ...");
+        note!("reading the prompt from standard input ...");
         wait.recv()
     });
     let bytes =

@@ -72,6 +72,15 @@ impl Drop for TextOut {
     }
 }
 
+/// Tells the user something, on standard error. Unlike `eprintln!` it does not end the program if nobody can be told.
+macro_rules! note {
+    ($($argument:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($argument)*);
+    }};
+}
+pub(crate) use note;
+
 /// Text for standard error, dimmed where that is wanted.
 pub(crate) fn dim_stderr(text: &str) -> String {
     if io::stderr().is_terminal() && wants_color() { format!("{DIM}{text}{RESET}") } else { text.to_owned() }

@@ -16,7 +16,7 @@ use crate::interrupt::Interrupt;
 use crate::load;
 use crate::model_path::ModelPath;
 use crate::report::{Report, timing_table};
-use crate::terminal::{TextOut, dim_stderr, neutral};
+use crate::terminal::{TextOut, dim_stderr, neutral, note};
 use crate::tools::{Tools, to_spaced_json};
 use command::{Command, HELP};
 use input::{Input, Typed};
@@ -53,14 +53,14 @@ pub(crate) fn chat(options: ChatOptions) -> Result<ExitCode> {
         always: Vec::new(),
     };
     if chat.input.is_terminal() {
-        eprintln!("{}", dim_stderr(&format!("{}: /help lists the commands, Ctrl-D leaves", options.model)));
+        note!("{}", dim_stderr(&format!("{}: /help lists the commands, Ctrl-D leaves", options.model)));
     }
     chat.start_again();
     chat.run()?;
     if chat.talk.timing {
-        eprintln!("{}", timing_table(&chat.session));
+        note!("{}", timing_table(&chat.session));
     }
-    eprintln!("{}", dim_stderr(&Report::of(&chat.session).line()));
+    note!("{}", dim_stderr(&Report::of(&chat.session).line()));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -88,7 +88,7 @@ impl Chat<'_> {
                 Typed::End => return Ok(()),
                 Typed::Interrupted if was_interrupted => return Ok(()),
                 Typed::Interrupted => {
-                    eprintln!("{}", dim_stderr("Ctrl-C once more, or Ctrl-D, leaves"));
+                    note!("{}", dim_stderr("Ctrl-C once more, or Ctrl-D, leaves"));
                     was_interrupted = true;
                     continue;
                 }
@@ -96,7 +96,7 @@ impl Chat<'_> {
                 Typed::Text(text) => match Command::parse(&text) {
                     Some(Ok(Command::Quit)) => return Ok(()),
                     Some(Ok(command)) => self.command(command)?,
-                    Some(Err(mistake)) => eprintln!("{mistake}"),
+                    Some(Err(mistake)) => note!("{mistake}"),
                     None => self.turn(text)?,
                 },
             }
@@ -106,22 +106,22 @@ impl Chat<'_> {
 
     fn command(&mut self, command: Command) -> Result<()> {
         match command {
-            Command::Help => eprintln!("{HELP}"),
+            Command::Help => note!("{HELP}"),
             Command::Quit => {}
             Command::Reset => {
                 self.start_again();
-                eprintln!("the conversation is forgotten");
+                note!("the conversation is forgotten");
             }
             Command::Stats => {
-                eprintln!("{}", Report::of(&self.session).line());
+                note!("{}", Report::of(&self.session).line());
                 if self.talk.timing {
-                    eprintln!("{}", timing_table(&self.session));
+                    note!("{}", timing_table(&self.session));
                 }
             }
             Command::Tools(Some(offer)) => self.offer_tools = offer,
             Command::Tools(None) => self.list_tools(),
             Command::Think(Some(think)) => self.talk.thinking = Some(think),
-            Command::Think(None) => eprintln!(
+            Command::Think(None) => note!(
                 "{}",
                 match self.talk.thinking {
                     Some(true) => "on",
@@ -130,13 +130,13 @@ impl Chat<'_> {
                 }
             ),
             Command::System(None) => match &self.talk.system {
-                Some(text) => eprintln!("{}", neutral(text)),
-                None => eprintln!("there is no system message"),
+                Some(text) => note!("{}", neutral(text)),
+                None => note!("there is no system message"),
             },
             Command::System(Some(text)) => {
                 self.talk.system = (text != "-").then_some(text);
                 self.start_again();
-                eprintln!("a new conversation starts");
+                note!("a new conversation starts");
             }
         }
         Ok(())
@@ -150,10 +150,10 @@ impl Chat<'_> {
         for tool in self.definitions.as_array().into_iter().flatten() {
             let function = &tool["function"];
             let text = |field: &str| function[field].as_str().unwrap_or_default().to_owned();
-            eprintln!("{:<12} {}", text("name"), text("description"));
+            note!("{:<12} {}", text("name"), text("description"));
         }
         if !self.offer_tools {
-            eprintln!("they are not offered to the model now; /tools on changes that");
+            note!("they are not offered to the model now; /tools on changes that");
         }
     }
 
@@ -166,22 +166,23 @@ impl Chat<'_> {
                 Ok(answer) => answer,
                 Err(error) if self.input.is_terminal() && is_too_long(&error) => {
                     self.messages.truncate(before);
-                    eprintln!("error: {error:#}; /reset starts again");
+                    note!("error: {error:#}; /reset starts again");
                     return Ok(());
                 }
                 Err(error) => return Err(error),
             };
             if answer.n_tokens == 0 && answer.end == End::Interrupted {
                 self.messages.truncate(before);
+                note!("{}", dim_stderr("(interrupted before the answer; your message is forgotten)"));
                 return Ok(());
             }
             let end = answer.end;
             let calls = self.keep(answer);
             match end {
                 End::ContextFull => {
-                    eprintln!("warning: {}; /reset starts again", context_full(&self.session))
+                    note!("warning: {}; /reset starts again", context_full(&self.session))
                 }
-                End::Interrupted => eprintln!("{}", dim_stderr("(interrupted)")),
+                End::Interrupted => note!("{}", dim_stderr("(interrupted)")),
                 End::Turn | End::Stop | End::MaxTokens => {}
             }
             if calls.is_empty() {
@@ -192,7 +193,7 @@ impl Chat<'_> {
                 self.messages.push(Message::tool(&call.id, to_spaced_json(&result)));
             }
         }
-        eprintln!("the model called tools {MAX_ROUNDS} times in a row; say something to go on");
+        note!("the model called tools {MAX_ROUNDS} times in a row; say something to go on");
         Ok(())
     }
 
@@ -217,7 +218,7 @@ impl Chat<'_> {
                 Ok(call) if is_whole && self.offer_tools => calls.push(call),
                 other => {
                     if let Err(error) = other {
-                        eprintln!("{}", neutral(&error.to_string()));
+                        note!("{}", neutral(&error.to_string()));
                     }
                     if !text.is_empty() {
                         text.push('\n');
@@ -246,7 +247,7 @@ impl Chat<'_> {
         if short.len() < shown.len() {
             short.push_str(" ...");
         }
-        eprintln!("{}", dim_stderr(&neutral(&short)));
+        note!("{}", dim_stderr(&neutral(&short)));
         Ok(result)
     }
 
@@ -268,7 +269,7 @@ impl Chat<'_> {
                     self.always.push(call.name.clone());
                     return Ok(true);
                 }
-                None => eprintln!("y, n or a"),
+                None => note!("y, n or a"),
             }
         }
     }

@@ -5,9 +5,10 @@ mod file;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use flashmill_engine::{Model, Observer, Picks, Sequence, Wanted};
+use flashmill_engine::{FfnKind, Model, Observer, Picks, Sequence, Wanted};
 
 use crate::flags::LogitsOptions;
+use crate::interrupt::{EXIT_INTERRUPTED, Interrupt};
 use crate::load;
 use crate::model_path::ModelPath;
 use crate::progress::Progress;
@@ -15,20 +16,30 @@ use file::{Dtype, Tensor, TensorFile};
 
 /// Reads the tokens and writes the logits after each of them.
 pub(crate) fn logits(options: LogitsOptions) -> Result<ExitCode> {
+    let interrupt = Interrupt::install()?;
     let path = ModelPath::find(&options.model)?;
     let mut model = load::open_model(path.path(), &options.engine)?;
     let vocab_size = model.spec().vocab_size;
     if let Some(token) = options.tokens.iter().find(|&&token| token as usize >= vocab_size) {
         bail!("token {token} is outside the model's vocabulary of {vocab_size}");
     }
+    // An interrupt ends the pass with an error, so that the unfinished file is removed on the way out.
+    match interrupt.during(|| write_logits(&mut model, &options, &interrupt)) {
+        Err(_) if interrupt.is_stopped() => Ok(ExitCode::from(EXIT_INTERRUPTED)),
+        result => result.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn write_logits(model: &mut Model, options: &LogitsOptions, interrupt: &Interrupt) -> Result<()> {
     let n = options.tokens.len();
-    let mut tensors = vec![tensor("logits", Dtype::F32, n, vocab_size)];
+    let mut tensors = vec![tensor("logits", Dtype::F32, n, model.spec().vocab_size)];
     if options.trace {
-        tensors.extend(trace_tensors(&model, n));
+        tensors.extend(trace_tensors(model, n));
     }
     let mut file = TensorFile::create(&options.out, tensors)?;
     let mut state = model.new_state()?;
     let mut bar = Progress::of_tokens("reading");
+    let stop = interrupt.stop();
     let chunk = model.options().max_rows.min(model.options().max_logit_rows);
     for (index, tokens) in options.tokens.chunks(chunk).enumerate() {
         let first = index * chunk;
@@ -36,14 +47,13 @@ pub(crate) fn logits(options: LogitsOptions) -> Result<ExitCode> {
         let mut trace = Trace::default();
         let mut batch = [Sequence { state: &mut state, tokens, wanted: Wanted::All }];
         let observer = options.trace.then_some(&mut trace as &mut dyn Observer);
-        model.forward(&mut batch, None, observer)?;
+        model.forward(&mut batch, Some(&stop), observer)?;
         for row in 0..tokens.len() {
             file.write_f32("logits", first + row, model.logits(row))?;
         }
         trace.write(&mut file, first, tokens.len())?;
     }
-    file.finish()?;
-    Ok(ExitCode::SUCCESS)
+    file.finish()
 }
 
 fn tensor(name: impl Into<String>, dtype: Dtype, rows: usize, cols: usize) -> Tensor {
@@ -55,9 +65,9 @@ fn trace_tensors(model: &Model, n: usize) -> Vec<Tensor> {
     let spec = model.spec();
     let hidden = |name: String| tensor(name, Dtype::F32, n, spec.hidden_size);
     let mut tensors = vec![hidden("hidden.embed".to_owned())];
-    for layer in 0..spec.layers.len() {
+    for (layer, kind) in spec.layers.iter().enumerate() {
         tensors.push(hidden(format!("hidden.layer.{layer}.out")));
-        if spec.layers[layer].ffn == flashmill_engine::FfnKind::Moe {
+        if kind.ffn == FfnKind::Moe {
             let top_k = model.experts_per_token();
             tensors.push(tensor(format!("router.{layer}.indices"), Dtype::I32, n, top_k));
             tensors.push(tensor(format!("router.{layer}.weights"), Dtype::F32, n, top_k));

@@ -16,7 +16,7 @@ use crate::load;
 use crate::model_path::ModelPath;
 use crate::prompt::read_prompt;
 use crate::report::{Report, timing_table};
-use crate::terminal::{TextOut, dim_stderr};
+use crate::terminal::{TextOut, dim_stderr, note};
 
 /// Reads the prompt, opens the model, streams the answer.
 pub(crate) fn run(options: RunOptions) -> Result<ExitCode> {
@@ -45,12 +45,12 @@ pub(crate) fn run(options: RunOptions) -> Result<ExitCode> {
     };
 
     if answer.end == End::ContextFull {
-        eprintln!("warning: {}", context_full(&session));
+        note!("warning: {}", context_full(&session));
     }
     if options.talk.timing {
-        eprintln!("{}", timing_table(&session));
+        note!("{}", timing_table(&session));
     }
-    eprintln!("{}", dim_stderr(&Report::of(&session).line()));
+    note!("{}", dim_stderr(&Report::of(&session).line()));
     Ok(if answer.end == End::Interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::SUCCESS })
 }
 
@@ -65,9 +65,7 @@ fn make_prompt(engine: &Engine, options: &RunOptions, tools: Option<&Value>, tex
         return Prompt::of_text(engine, &text);
     }
     if engine.template().is_none() && tools.is_none() && options.talk.system.is_none() {
-        eprintln!(
-            "warning: the model has no chat template; it continues the prompt as it is (--raw says so)"
-        );
+        note!("warning: the model has no chat template; it continues the prompt as it is (--raw says so)");
         return Prompt::of_text(engine, &text);
     }
     let mut messages: Vec<Message> = options.talk.system.iter().map(Message::system).collect();

@@ -33,7 +33,7 @@ fn find(name: &str) -> Result<TimeZone> {
 fn describe(time: &Zoned) -> Value {
     let zone = time.time_zone().iana_name().unwrap_or("local time");
     json!({
-        "time": time.strftime("%H:%M:%S").to_string(),
+        "time": time.strftime("%H:%M").to_string(),
         "date": time.strftime("%Y-%m-%d").to_string(),
         "weekday": time.strftime("%A").to_string(),
         "zone": format!("{zone} (UTC{})", time.strftime("%:z")),
@@ -48,10 +48,10 @@ mod tests {
     fn a_moment_in_two_zones() {
         let moment: jiff::Timestamp = "2026-07-01T10:30:00Z".parse().expect("a timestamp");
         let oslo = describe(&moment.to_zoned(find("Europe/Oslo").expect("a zone that the program carries")));
-        let expected = json!({"time": "12:30:00", "date": "2026-07-01", "weekday": "Wednesday", "zone": "Europe/Oslo (UTC+02:00)"});
+        let expected = json!({"time": "12:30", "date": "2026-07-01", "weekday": "Wednesday", "zone": "Europe/Oslo (UTC+02:00)"});
         assert_eq!(oslo, expected);
         let utc = describe(&moment.to_zoned(find("UTC").expect("a zone that the program carries")));
-        assert_eq!(utc["time"], "10:30:00");
+        assert_eq!(utc["time"], "10:30");
     }
 
     #[test]

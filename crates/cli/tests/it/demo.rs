@@ -36,7 +36,8 @@ fn a_damaged_cache_is_repaired() {
         command.env("XDG_CACHE_HOME", home.path());
     };
     assert_eq!(run_demo(in_home).success(), CALL);
-    let [path] = &extracted_below(home.path())[..] else { panic!("one directory") };
+    let before = extracted_below(home.path());
+    let [path] = &before[..] else { panic!("one directory") };
     let weights = path.join("model.safetensors");
     let mut bytes = fs::read(&weights).expect("weights");
     bytes[1_000_000] ^= 1;
@@ -44,7 +45,7 @@ fn a_damaged_cache_is_repaired() {
     assert_eq!(run_demo(in_home).success(), CALL);
     let original = fs::read(demo_files().join("model.safetensors")).expect("weights");
     assert!(fs::read(&weights).expect("weights") == original, "repaired");
-    assert_eq!(extracted_below(home.path()), [path.clone()], "nothing is left over");
+    assert_eq!(extracted_below(home.path()), before, "nothing is left over");
 }
 
 #[test]

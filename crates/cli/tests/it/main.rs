@@ -1,5 +1,8 @@
 //! The program as a whole: exit codes, what goes to standard output and what to standard error, and faults.
 
+// A test that cannot run here says so.
+#![allow(clippy::print_stderr)]
+
 mod chat;
 mod demo;
 mod faults;

@@ -60,6 +60,24 @@ fn json_holds_the_call_and_the_numbers() {
     assert!(peak < statistics["ram_bytes"].as_u64().expect("a number"), "{statistics}");
 }
 
+/// The largest memory of the whole run, as Linux keeps it, from just above the floor to more than the model needs.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_stays_within_the_budget() {
+    let plan = run(["plan", "demo", "--json"]).json();
+    let floor = plan["floor_bytes"].as_u64().expect("a number");
+    for ram in [floor + (6 << 20), floor + (16 << 20), 200 << 20] {
+        let tools = demo_files().join("tools.json");
+        let ram = ram.to_string();
+        let args = ["run", "demo", "-p", "What is 3 + 4?", "--tools", text(&tools), "--json", "--ram", &ram];
+        let json = run(args).json();
+        let statistics = &json["statistics"];
+        let peak = statistics["peak_rss_bytes"].as_u64().expect("a number");
+        assert!(peak <= ram.parse().expect("a number"), "{peak} bytes of {ram}");
+        assert_eq!(json["tool_calls"][0]["function"]["name"], "calculator", "{json}");
+    }
+}
+
 #[test]
 fn a_seed_repeats_an_answer() {
     let sample = |seed: &str| {

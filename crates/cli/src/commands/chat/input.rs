@@ -1,6 +1,6 @@
 //! What the user types: lines with editing and history on a terminal, plain lines otherwise, messages of several lines.
 
-use std::io::{self, BufRead as _, IsTerminal as _, StdinLock};
+use std::io::{self, BufRead as _, IsTerminal as _, StdinLock, Write as _};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
@@ -8,6 +8,8 @@ use rustyline::Editor;
 use rustyline::config::{BellStyle, Config};
 use rustyline::error::ReadlineError;
 use rustyline::history::FileHistory;
+
+use crate::terminal::note;
 
 const PROMPT: &str = "> ";
 const CONTINUED: &str = ". ";
@@ -89,7 +91,7 @@ impl Input {
         is_answer: impl Fn(&str) -> bool,
     ) -> Result<Option<String>> {
         if !self.is_terminal() {
-            eprint!("{question}");
+            let _ = write!(io::stderr(), "{question}");
         }
         let line = match self.line(question)? {
             Typed::Text(line) => line,
@@ -98,7 +100,7 @@ impl Input {
         if self.is_terminal() {
             return Ok(Some(line));
         }
-        eprintln!();
+        note!("");
         if is_answer(line.trim()) {
             return Ok(Some(line));
         }

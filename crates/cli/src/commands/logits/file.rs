@@ -48,10 +48,9 @@ impl TensorFile {
         builder.prefix(".flashmill-");
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file =
-            builder.tempfile_in(directory).map_err(|error| error_of(error)).with_context(cannot)?;
+        let mut file = builder.tempfile_in(directory).map_err(error_of).with_context(cannot)?;
         let header = header(&tensors);
-        file.write_all(&header).map_err(|error| error_of(error)).with_context(cannot)?;
+        file.write_all(&header).map_err(error_of).with_context(cannot)?;
         let mut at = header.len() as u64;
         let mut offsets = Vec::with_capacity(tensors.len());
         for tensor in &tensors {
