@@ -110,7 +110,7 @@ pub fn write_synthetic(
 ) -> Result<(), LabError> {
     let Shape { hidden_size, intermediate_size, .. } = options.shape;
     for (what, value) in [("hidden size", hidden_size), ("expert width", intermediate_size)] {
-        if value % options.group != 0 {
+        if !value.is_multiple_of(options.group) {
             return Err(LabError::Group { what, value, group: options.group });
         }
     }
@@ -197,7 +197,7 @@ fn ends(options: &SyntheticOptions) -> Vec<Tensor> {
 }
 
 fn is_attention(layer: usize) -> bool {
-    (layer + 1) % 4 == 0
+    (layer + 1).is_multiple_of(4)
 }
 
 fn layer_tensors(options: &SyntheticOptions, layer: usize) -> Vec<Tensor> {
@@ -321,7 +321,9 @@ fn write_tensor(out: &mut impl Write, tensor: &Tensor, random: &mut SplitMix64) 
         let n = left.min(block.len());
         match tensor.fill {
             Fill::Codes => {
-                block.chunks_exact_mut(8).for_each(|bytes| bytes.copy_from_slice(&random.next().to_le_bytes()));
+                block
+                    .chunks_exact_mut(8)
+                    .for_each(|bytes| bytes.copy_from_slice(&random.next().to_le_bytes()));
             }
             Fill::Constant(value) => {
                 let value = bf16::from_f32(value).to_le_bytes();

@@ -113,7 +113,7 @@ impl Pool {
                 fork.pages.push(page);
             }
         }
-        let page = if state.n_tokens % PAGE_TOKENS == 0 {
+        let page = if state.n_tokens.is_multiple_of(PAGE_TOKENS) {
             None
         } else {
             fork.grow(state.n_tokens)?;

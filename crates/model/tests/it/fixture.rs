@@ -8,34 +8,34 @@ use flashmill_model::{Model, ModelOptions, Observer, Sequence, State, Wanted};
 use flashmill_store::StoreOptions;
 use safetensors::SafeTensors;
 
-pub fn path(name: &str) -> PathBuf {
+pub(crate) fn path(name: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "../../fixtures", name].iter().collect()
 }
 
 /// The outputs of transformers for one fixture.
-pub struct Golden {
+pub(crate) struct Golden {
     bytes: Vec<u8>,
     json: serde_json::Value,
 }
 
 impl Golden {
-    pub fn open(name: &str) -> Golden {
+    pub(crate) fn open(name: &str) -> Golden {
         let bytes =
             std::fs::read(path(name).join("golden.safetensors")).expect("the fixture has golden tensors");
         let json = std::fs::read(path(name).join("golden.json")).expect("the fixture has golden tokens");
         Golden { bytes, json: serde_json::from_slice(&json).expect("golden.json is JSON") }
     }
 
-    pub fn ids(&self, key: &str) -> Vec<u32> {
+    pub(crate) fn ids(&self, key: &str) -> Vec<u32> {
         let list = self.json[key].as_array().unwrap_or_else(|| panic!("golden.json has no list {key}"));
         list.iter().map(|id| id.as_u64().expect("a token id") as u32).collect()
     }
 
-    pub fn has(&self, key: &str) -> bool {
+    pub(crate) fn has(&self, key: &str) -> bool {
         SafeTensors::deserialize(&self.bytes).expect("safetensors").tensor(key).is_ok()
     }
 
-    pub fn keys(&self) -> Vec<String> {
+    pub(crate) fn keys(&self) -> Vec<String> {
         SafeTensors::deserialize(&self.bytes)
             .expect("safetensors")
             .names()
@@ -52,31 +52,31 @@ impl Golden {
         (view.shape().to_vec(), words)
     }
 
-    pub fn shape(&self, key: &str) -> Vec<usize> {
+    pub(crate) fn shape(&self, key: &str) -> Vec<usize> {
         self.words(key).0
     }
 
-    pub fn f32(&self, key: &str) -> Vec<f32> {
+    pub(crate) fn f32(&self, key: &str) -> Vec<f32> {
         self.words(key).1.into_iter().map(f32::from_le_bytes).collect()
     }
 
-    pub fn i32(&self, key: &str) -> Vec<i32> {
+    pub(crate) fn i32(&self, key: &str) -> Vec<i32> {
         self.words(key).1.into_iter().map(i32::from_le_bytes).collect()
     }
 }
 
-pub fn reference() -> Box<dyn Backend> {
+pub(crate) fn reference() -> Box<dyn Backend> {
     Box::new(Reference::new())
 }
 
-pub fn cpu(threads: usize, level: Option<Level>) -> Box<dyn Backend> {
+pub(crate) fn cpu(threads: usize, level: Option<Level>) -> Box<dyn Backend> {
     Box::new(Cpu::new(CpuOptions { threads, level }).expect("threads can be started"))
 }
 
 /// Slots for everything in every fixture.
-pub const ALL: u64 = 64 << 20;
+pub(crate) const ALL: u64 = 64 << 20;
 
-pub fn options() -> ModelOptions {
+pub(crate) fn options() -> ModelOptions {
     ModelOptions {
         max_rows: 256,
         max_logit_rows: 256,
@@ -88,14 +88,14 @@ pub fn options() -> ModelOptions {
     }
 }
 
-pub fn load(name: &str, backend: Box<dyn Backend>, options: ModelOptions) -> Model {
+pub(crate) fn load(name: &str, backend: Box<dyn Backend>, options: ModelOptions) -> Model {
     let checkpoint = Checkpoint::open(&path(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     Model::load(&checkpoint, backend, options, &mut |_, _| ())
         .unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// Reads `tokens` and returns the logits of all rows, row after row.
-pub fn read_all(
+pub(crate) fn read_all(
     model: &mut Model,
     state: &mut State,
     tokens: &[u32],
@@ -107,7 +107,12 @@ pub fn read_all(
 }
 
 /// Greedy continuation: the logits of each step and the tokens, starting from the logits after the prompt.
-pub fn greedy(model: &mut Model, state: &mut State, mut logits: Vec<f32>, n: usize) -> (Vec<f32>, Vec<u32>) {
+pub(crate) fn greedy(
+    model: &mut Model,
+    state: &mut State,
+    mut logits: Vec<f32>,
+    n: usize,
+) -> (Vec<f32>, Vec<u32>) {
     let (mut rows, mut tokens) = (Vec::new(), Vec::new());
     for step in 0..n {
         let token = argmax(&logits);
@@ -120,20 +125,20 @@ pub fn greedy(model: &mut Model, state: &mut State, mut logits: Vec<f32>, n: usi
     (rows, tokens)
 }
 
-pub fn argmax(logits: &[f32]) -> u32 {
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
     let best = |best: usize, i: usize| if logits[i] > logits[best] { i } else { best };
     (0..logits.len()).fold(0, best) as u32
 }
 
 /// Remembers everything that an observed pass shows.
 #[derive(Default)]
-pub struct Recorder {
-    pub tensors: Vec<(Option<usize>, &'static str, usize, Vec<f32>)>,
-    pub picks: Vec<(usize, Picks)>,
+pub(crate) struct Recorder {
+    pub(crate) tensors: Vec<(Option<usize>, &'static str, usize, Vec<f32>)>,
+    pub(crate) picks: Vec<(usize, Picks)>,
 }
 
 impl Recorder {
-    pub fn tensor(&self, layer: Option<usize>, name: &str) -> &[f32] {
+    pub(crate) fn tensor(&self, layer: Option<usize>, name: &str) -> &[f32] {
         let found = self.tensors.iter().find(|(l, n, ..)| *l == layer && *n == name);
         &found.unwrap_or_else(|| panic!("nothing called {name} was seen in layer {layer:?}")).3
     }
