@@ -5,13 +5,15 @@ use jiff::Zoned;
 use jiff::tz::{self, TimeZone};
 use serde_json::{Value, json};
 
-/// Date, time, weekday and zone now: in the named IANA zone (`Europe/Oslo`, or `Oslo` for short), or in the machine's own.
+/// Time, weekday and date now: in the named IANA zone (`Europe/Oslo`, or `Oslo` for short), or in the machine's own, which is then
+/// named too.
 pub(crate) fn now(zone: Option<&str>) -> Result<Value> {
-    let now = match zone.map(str::trim).filter(|zone| !zone.is_empty()) {
-        Some(name) => Zoned::now().with_time_zone(find(name)?),
-        None => Zoned::now(),
+    let now = Zoned::now();
+    let text = match zone.map(str::trim).filter(|zone| !zone.is_empty()) {
+        Some(name) => describe(&now.with_time_zone(find(name)?)),
+        None => format!("{}, {}", describe(&now), now.time_zone().iana_name().unwrap_or("local time")),
     };
-    Ok(describe(&now))
+    Ok(json!({"time": text}))
 }
 
 /// A zone by its name, or by the city in its name.
@@ -30,14 +32,9 @@ fn find(name: &str) -> Result<TimeZone> {
         .with_context(|| format!("{name:?} is no time zone; give an IANA name such as Europe/Oslo or UTC"))
 }
 
-fn describe(time: &Zoned) -> Value {
-    let zone = time.time_zone().iana_name().unwrap_or("local time");
-    json!({
-        "time": time.strftime("%H:%M").to_string(),
-        "date": time.strftime("%Y-%m-%d").to_string(),
-        "weekday": time.strftime("%A").to_string(),
-        "zone": format!("{zone} (UTC{})", time.strftime("%:z")),
-    })
+/// The time comes first: small models repeat the start of it.
+fn describe(time: &Zoned) -> String {
+    time.strftime("%H:%M, %A %-d %B %Y").to_string()
 }
 
 #[cfg(test)]
@@ -48,10 +45,9 @@ mod tests {
     fn a_moment_in_two_zones() {
         let moment: jiff::Timestamp = "2026-07-01T10:30:00Z".parse().expect("a timestamp");
         let oslo = describe(&moment.to_zoned(find("Europe/Oslo").expect("a zone that the program carries")));
-        let expected = json!({"time": "12:30", "date": "2026-07-01", "weekday": "Wednesday", "zone": "Europe/Oslo (UTC+02:00)"});
-        assert_eq!(oslo, expected);
+        assert_eq!(oslo, "12:30, Wednesday 1 July 2026");
         let utc = describe(&moment.to_zoned(find("UTC").expect("a zone that the program carries")));
-        assert_eq!(utc["time"], "10:30");
+        assert_eq!(utc, "10:30, Wednesday 1 July 2026");
     }
 
     #[test]
