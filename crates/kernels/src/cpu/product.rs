@@ -16,6 +16,8 @@ use crate::{Buffer, Glu};
 
 /// Rows of activations that are multiplied together; more are taken in several turns, which bounds the scratch memory.
 const MOST_ROWS: usize = 256;
+/// Bytes of codes that stay in the cache while a few rows of activations pass.
+const PIECE_BYTES: usize = 128 * 1024;
 /// Rows of a share are a multiple of this: the blocked product takes sixteen at a time.
 const SHARE: usize = 16;
 /// A product of fewer weights is not worth the team.
@@ -377,10 +379,17 @@ impl Kernel for AffineProduct<'_> {
             unsafe { s.affine_blocked(&self.w, &self.x.panels(), self.scratch, self.y) };
             return;
         }
-        for row in 0..self.n {
-            // SAFETY: as above.
-            let y = unsafe { self.y.row(row, 0, self.w.n_rows()) };
-            s.affine_rows(&self.w, self.x.row(row), y);
+        // Several rows of activations meet a piece of the weights while it is in the cache.
+        let n_rows = self.w.n_rows();
+        let piece = if self.n == 1 { n_rows } else { (PIECE_BYTES / self.w.code_bytes()).max(1) };
+        for first in (0..n_rows).step_by(piece) {
+            let last = (first + piece).min(n_rows);
+            let w = self.w.rows(first..last);
+            for row in 0..self.n {
+                // SAFETY: as above.
+                let y = unsafe { self.y.row(row, first, last - first) };
+                s.affine_rows(&w, self.x.row(row), y);
+            }
         }
     }
 }

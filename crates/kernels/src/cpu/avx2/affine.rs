@@ -12,7 +12,7 @@ use super::super::simd::Simd;
 use super::{Avx2, Lanes};
 
 /// Planes of the activations: codes in a sixteen-bit word; the widths that straddle words are unpacked in order.
-pub(super) fn planes(bits: u8) -> usize {
+pub(super) const fn planes(bits: u8) -> usize {
     match bits {
         2 => 8,
         4 => 4,
@@ -127,10 +127,10 @@ unsafe fn accumulate<const BITS: usize, const UNIT: usize>(
 
 /// How the scales (or biases) of a row are stored.
 #[derive(Clone, Copy)]
-struct Scales {
-    float: Float,
+pub(super) struct Scales {
+    pub(super) float: Float,
     /// Whether two units share a scale.
-    halved: bool,
+    pub(super) halved: bool,
 }
 
 impl Scales {
@@ -145,7 +145,7 @@ impl Scales {
     /// # Safety
     /// There are those of eight units at `from`.
     #[inline(always)]
-    unsafe fn load(self, from: *const u8) -> __m256 {
+    pub(super) unsafe fn load(self, from: *const u8) -> __m256 {
         // SAFETY: by the caller; eight values are loaded, or four where two units share one.
         unsafe {
             let scales = match (self.float, self.halved) {
@@ -253,7 +253,7 @@ unsafe fn partial<const BITS: usize, const UNIT: usize>(
 
 /// Field `j` of each sixteen-bit word.
 #[inline(always)]
-unsafe fn field<const BITS: usize>(words: __m256i, j: usize) -> __m256i {
+pub(super) unsafe fn field<const BITS: usize>(words: __m256i, j: usize) -> __m256i {
     // SAFETY: the CPU's features, by the caller.
     unsafe {
         let shifted = match BITS * j {
@@ -279,7 +279,7 @@ unsafe fn field<const BITS: usize>(words: __m256i, j: usize) -> __m256i {
 /// # Safety
 /// `8 + BITS` bytes can be read.
 #[inline(always)]
-unsafe fn straddling<const BITS: usize>(codes: *const u8) -> __m256i {
+pub(super) unsafe fn straddling<const BITS: usize>(codes: *const u8) -> __m256i {
     // SAFETY: by the caller; the tables have a register's size.
     unsafe {
         let table = &Straddling::<BITS>::TABLE;
@@ -321,16 +321,4 @@ const fn unpack(bits: usize) -> Unpack {
         i += 1;
     }
     table
-}
-
-pub(super) const BLOCKED_FROM: usize = usize::MAX;
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) unsafe fn blocked(
-    _: Avx2,
-    _w: &AffineRows<'_>,
-    _x: &super::Blocked<'_>,
-    _scratch: &mut [i32],
-    _y: super::Output,
-) {
-    unreachable!();
 }

@@ -6,6 +6,7 @@ use super::affine::{AffineRows, Blocked, Output, QuantizedRow};
 use super::simd::{Kernel, Simd};
 
 mod affine;
+mod blocked;
 
 /// The proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,7 +41,7 @@ macro_rules! both {
 impl Simd for Avx2 {
     type F = Lanes;
     const WIDE: bool = false;
-    const BLOCKED_FROM: usize = affine::BLOCKED_FROM;
+    const BLOCKED_FROM: usize = blocked::FROM;
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: an `Avx2` is only made on a CPU that has AVX2, FMA and F16C.
@@ -232,6 +233,6 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn affine_blocked(self, w: &AffineRows<'_>, x: &Blocked<'_>, scratch: &mut [i32], y: Output) {
         // SAFETY: the token proves the CPU's features; `y` as the caller says.
-        unsafe { affine::blocked(self, w, x, scratch, y) }
+        unsafe { blocked::product(self, w, x, scratch, y) }
     }
 }

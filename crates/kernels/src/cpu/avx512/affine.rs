@@ -12,7 +12,7 @@ use super::super::simd::Simd;
 use super::Avx512;
 
 /// Planes of the activations: codes in a sixteen-bit word; the widths that straddle words are unpacked in order.
-pub(super) fn planes(bits: u8) -> usize {
+pub(super) const fn planes(bits: u8) -> usize {
     match bits {
         2 => 8,
         4 => 4,
@@ -128,10 +128,10 @@ unsafe fn accumulate<const BITS: usize, const UNIT: usize, const R: usize>(
 
 /// How the scales (or biases) of a row are stored.
 #[derive(Clone, Copy)]
-struct Scales {
-    float: Float,
+pub(super) struct Scales {
+    pub(super) float: Float,
     /// 1 or 2.
-    units_of_group: usize,
+    pub(super) units_of_group: usize,
 }
 
 impl Scales {
@@ -157,7 +157,7 @@ impl Scales {
     /// # Safety
     /// The row has them.
     #[inline(always)]
-    unsafe fn load_some(self, row: *const u8, unit: usize, n: usize) -> __m512 {
+    pub(super) unsafe fn load_some(self, row: *const u8, unit: usize, n: usize) -> __m512 {
         let shift = self.units_of_group - 1;
         let group = unit >> shift;
         let mask = ((1u32 << ((n + shift) >> shift)) - 1) as u16;
@@ -361,7 +361,7 @@ fn dot_pairs(mut sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
 /// # Safety
 /// There are `n` bytes.
 #[inline(always)]
-unsafe fn load(from: *const u8, n: usize) -> __m512i {
+pub(super) unsafe fn load(from: *const u8, n: usize) -> __m512i {
     // SAFETY: by the caller; the mask keeps the load to `n` bytes.
     unsafe {
         if n == 64 {
@@ -374,7 +374,7 @@ unsafe fn load(from: *const u8, n: usize) -> __m512i {
 
 /// Field `j` of each sixteen-bit word.
 #[inline(always)]
-unsafe fn field<const BITS: usize>(words: __m512i, j: usize) -> __m512i {
+pub(super) unsafe fn field<const BITS: usize>(words: __m512i, j: usize) -> __m512i {
     // SAFETY: the CPU's features, by the caller.
     unsafe {
         let shifted = match BITS * j {
@@ -397,7 +397,7 @@ unsafe fn field<const BITS: usize>(words: __m512i, j: usize) -> __m512i {
 
 /// Codes `32 * half ..` of a bit stream as words.
 #[inline(always)]
-unsafe fn straddling<const BITS: usize>(stream: __m512i, half: usize) -> __m512i {
+pub(super) unsafe fn straddling<const BITS: usize>(stream: __m512i, half: usize) -> __m512i {
     // SAFETY: the tables have a register's size; the CPU's features, by the caller.
     unsafe {
         let tables = &Straddling::<BITS>::TABLES[half];
@@ -440,16 +440,4 @@ const fn unpack(bits: usize, half: usize) -> Unpack {
         i += 1;
     }
     table
-}
-
-pub(super) const BLOCKED_FROM: usize = usize::MAX;
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-pub(super) unsafe fn blocked(
-    _: Avx512,
-    _w: &AffineRows<'_>,
-    _x: &super::Blocked<'_>,
-    _scratch: &mut [i32],
-    _y: super::Output,
-) {
-    unreachable!();
 }

@@ -6,6 +6,7 @@ use super::affine::{AffineRows, Blocked, Output, QuantizedRow};
 use super::simd::{Kernel, Simd};
 
 mod affine;
+mod blocked;
 
 /// The proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI (and all of AVX2, FMA and F16C).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,7 @@ fn vectorized<K: Kernel>(token: Avx512, kernel: K) -> K::Output {
 impl Simd for Avx512 {
     type F = __m512;
     const WIDE: bool = true;
-    const BLOCKED_FROM: usize = affine::BLOCKED_FROM;
+    const BLOCKED_FROM: usize = blocked::FROM;
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: an `Avx512` is only made on a CPU that has these features.
@@ -198,7 +199,7 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn affine_blocked(self, w: &AffineRows<'_>, x: &Blocked<'_>, scratch: &mut [i32], y: Output) {
         // SAFETY: the token proves the CPU's features; `y` as the caller says.
-        unsafe { affine::blocked(self, w, x, scratch, y) }
+        unsafe { blocked::product(self, w, x, scratch, y) }
     }
 }
 
