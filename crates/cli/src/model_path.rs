@@ -1,8 +1,9 @@
 //! MODEL on the command line: a path, or `demo` for the model that the program carries.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::demo::{self, Extracted};
 use crate::interrupt;
@@ -17,19 +18,18 @@ pub(crate) enum ModelPath {
 
 impl ModelPath {
     /// Finds the model. `demo` is the built-in one even if there is a directory of that name; `./demo` is the directory.
-    pub(crate) fn find(model: &str) -> Result<ModelPath> {
-        if model == "demo" {
+    pub(crate) fn find(model: &Path) -> Result<ModelPath> {
+        if model == Path::new("demo") {
             let extracted = demo::extract_demo(demo::user_cache().as_deref())?;
             if extracted.is_temporary() {
                 interrupt::remove_on_interrupt(extracted.path());
             }
             return Ok(ModelPath::Demo(extracted));
         }
-        let path = PathBuf::from(model);
-        match std::fs::metadata(&path) {
-            Ok(_) => Ok(ModelPath::Given(path)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!("{}", not_there(model)),
-            Err(error) => Err(error).map_err(|error| anyhow::anyhow!("cannot open {model}: {error}")),
+        match std::fs::metadata(model) {
+            Ok(_) => Ok(ModelPath::Given(model.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => bail!("{}", not_there(model)),
+            Err(error) => Err(error).with_context(|| format!("cannot open {}", model.display())),
         }
     }
 
@@ -42,8 +42,9 @@ impl ModelPath {
     }
 }
 
-fn not_there(model: &str) -> String {
-    if is_hub_id(model) && Path::new(model).parent().is_some_and(|parent| !parent.exists()) {
+fn not_there(path: &Path) -> String {
+    let model = path.display();
+    if path.to_str().is_some_and(is_hub_id) && path.parent().is_some_and(|parent| !parent.exists()) {
         return format!(
             "{model} does not exist here, and models are not downloaded; if this is a Hugging Face id, fetch it with \
              `hf download {model} --local-dir DIR` and give DIR"
@@ -77,11 +78,11 @@ mod tests {
 
     #[test]
     fn what_is_no_model_is_explained() {
-        let message = |path: &str| ModelPath::find(path).err().expect("no model").to_string();
+        let message = |path: &str| ModelPath::find(Path::new(path)).err().expect("no model").to_string();
         assert!(message("Qwen/Qwen3.5-35B-A3B").contains("hf download Qwen/Qwen3.5-35B-A3B"));
         assert!(message("nowhere").starts_with("nowhere does not exist; give a model's directory"));
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let found = ModelPath::find(directory.path().to_str().expect("UTF-8")).expect("a directory");
+        let found = ModelPath::find(directory.path()).expect("a directory");
         assert_eq!(found.path(), directory.path());
     }
 }

@@ -1,7 +1,7 @@
 //! The prompt of `run`: what `-p`, `-f` and standard input hold, in this order.
 
-use std::fs;
-use std::io::{self, IsTerminal as _, Read as _};
+use std::fs::File;
+use std::io::{self, IsTerminal as _, Read};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -9,6 +9,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 
 use crate::terminal::note;
+
+/// A longer prompt is not read, so that a mistaken file does not fill the memory.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// A silent standard input is mentioned after this long.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -46,7 +49,7 @@ fn stdin_is_pipe_or_file() -> bool {
     let kind = io::stdin()
         .as_fd()
         .try_clone_to_owned()
-        .and_then(|handle| fs::File::from(handle).metadata())
+        .and_then(|handle| File::from(handle).metadata())
         .map(|metadata| metadata.file_type());
     kind.is_ok_and(|kind| kind.is_fifo() || kind.is_file())
 }
@@ -56,17 +59,18 @@ fn stdin_is_pipe_or_file() -> bool {
     true
 }
 
-fn read_file(path: &Path) -> Result<String> {
-    let bytes = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+/// A text file of a bounded size.
+pub(crate) fn read_file(path: &Path) -> Result<String> {
+    let cannot = || format!("cannot read {}", path.display());
+    let file = File::open(path).with_context(cannot)?;
+    let bytes = read_bounded(file).with_context(cannot)?;
     as_text(bytes).with_context(|| format!("{} is not UTF-8 text", path.display()))
 }
 
 fn read_stdin() -> Result<String> {
     let (done, wait) = mpsc::channel();
     std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        let result = io::stdin().lock().read_to_end(&mut bytes);
-        let _ = done.send(result.map(|_| bytes));
+        let _ = done.send(read_bounded(io::stdin().lock()));
     });
     let read = wait.recv_timeout(PATIENCE).or_else(|_| {
         note!("reading the prompt from standard input ...");
@@ -75,6 +79,16 @@ fn read_stdin() -> Result<String> {
     let bytes =
         read.context("the reader of standard input stopped")?.context("cannot read standard input")?;
     as_text(bytes).context("standard input is not UTF-8 text")
+}
+
+fn read_bounded(source: impl Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    source.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        let message = format!("it has more than {} MiB, which no context holds", MAX_BYTES >> 20);
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(bytes)
 }
 
 fn as_text(bytes: Vec<u8>) -> Result<String, std::string::FromUtf8Error> {
@@ -100,5 +114,12 @@ mod tests {
         assert_eq!(text(b"hello\n\n"), "hello\n");
         assert_eq!(text(b""), "");
         assert!(as_text(vec![0xff]).is_err());
+    }
+
+    #[test]
+    fn endless_input_is_refused() {
+        let error = read_bounded(io::repeat(b'x')).expect_err("endless");
+        assert_eq!(error.to_string(), "it has more than 16 MiB, which no context holds");
+        assert_eq!(read_bounded(&b"short"[..]).expect("short"), b"short");
     }
 }

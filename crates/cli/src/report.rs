@@ -14,6 +14,7 @@ pub(crate) struct Report {
     peak_rss_bytes: Option<u64>,
     budget_bytes: u64,
     backend: String,
+    reader: String,
 }
 
 impl Report {
@@ -27,6 +28,7 @@ impl Report {
             peak_rss_bytes: machine::peak_rss_bytes(),
             budget_bytes: plan.ram_bytes,
             backend: plan.backend.clone(),
+            reader: session.engine().model().store().reader_name().to_owned(),
         }
     }
 
@@ -83,6 +85,7 @@ impl Report {
             "experts_per_token": self.experts.0,
             "model_experts_per_token": self.experts.1,
             "backend": self.backend,
+            "reader": self.reader,
         })
     }
 

@@ -67,8 +67,9 @@ impl TextOut {
 }
 
 impl Drop for TextOut {
+    /// What comes after an answer that an error cut off starts on a line of its own.
     fn drop(&mut self) {
-        let _ = self.set_dim(false);
+        let _ = self.end_line();
     }
 }
 

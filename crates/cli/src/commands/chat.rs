@@ -53,7 +53,9 @@ pub(crate) fn chat(options: ChatOptions) -> Result<ExitCode> {
         always: Vec::new(),
     };
     if chat.input.is_terminal() {
-        note!("{}", dim_stderr(&format!("{}: /help lists the commands, Ctrl-D leaves", options.model)));
+        let name = options.model.to_string_lossy();
+        let greeting = format!("{}: /help lists the commands, Ctrl-D leaves", neutral(&name));
+        note!("{}", dim_stderr(&greeting));
     }
     chat.start_again();
     chat.run()?;

@@ -1,6 +1,5 @@
 //! `flashmill run MODEL -p TEXT`: one prompt, one answer.
 
-use std::fs;
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -14,7 +13,7 @@ use crate::flags::RunOptions;
 use crate::interrupt::{EXIT_INTERRUPTED, Interrupt};
 use crate::load;
 use crate::model_path::ModelPath;
-use crate::prompt::read_prompt;
+use crate::prompt::{self, read_prompt};
 use crate::report::{Report, timing_table};
 use crate::terminal::{TextOut, dim_stderr, note};
 
@@ -75,7 +74,7 @@ fn make_prompt(engine: &Engine, options: &RunOptions, tools: Option<&Value>, tex
 
 /// An OpenAI `tools` array.
 fn read_tools(path: &Path) -> Result<Value> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = prompt::read_file(path)?;
     let tools: Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;
     let Some(list) = tools.as_array() else {
@@ -97,7 +96,7 @@ fn print_json(options: &RunOptions, answer: &Answer, sampler: &Sampler, session:
     let raw_calls: Vec<_> = answer.calls.iter().map(|call| &call.raw).collect();
     let sampling = sampler.options();
     let object = json!({
-        "model": options.model,
+        "model": options.model.to_string_lossy(),
         "text": answer.text,
         "reasoning": (!answer.thought.is_empty()).then_some(&answer.thought),
         "tool_calls": calls,
@@ -114,6 +113,8 @@ fn print_json(options: &RunOptions, answer: &Answer, sampler: &Sampler, session:
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -21,7 +21,7 @@ pub(crate) enum Mode {
 
 /// Answer one prompt.
 pub(crate) struct RunOptions {
-    pub(crate) model: String,
+    pub(crate) model: PathBuf,
     pub(crate) engine: EngineOptions,
     pub(crate) talk: TalkOptions,
     pub(crate) prompt: Option<String>,
@@ -33,7 +33,7 @@ pub(crate) struct RunOptions {
 
 /// Talk to a model.
 pub(crate) struct ChatOptions {
-    pub(crate) model: String,
+    pub(crate) model: PathBuf,
     pub(crate) engine: EngineOptions,
     pub(crate) talk: TalkOptions,
     pub(crate) offer_tools: bool,
@@ -41,20 +41,20 @@ pub(crate) struct ChatOptions {
 
 /// Show what would be resident, cached and read.
 pub(crate) struct PlanOptions {
-    pub(crate) model: String,
+    pub(crate) model: PathBuf,
     pub(crate) engine: EngineOptions,
     pub(crate) json: bool,
 }
 
 /// Show what files hold.
 pub(crate) struct InspectOptions {
-    pub(crate) model: String,
+    pub(crate) model: PathBuf,
     pub(crate) json: bool,
 }
 
 /// Write logits to a file.
 pub(crate) struct LogitsOptions {
-    pub(crate) model: String,
+    pub(crate) model: PathBuf,
     pub(crate) engine: EngineOptions,
     pub(crate) tokens: Vec<u32>,
     pub(crate) out: PathBuf,

@@ -110,7 +110,7 @@ pub(crate) struct LowLogits {
 pub(crate) struct LowModel {
     /// A model's directory or file, or `demo` for the built-in model (`./demo` is a directory)
     #[arg(value_name = "MODEL")]
-    pub(crate) model: String,
+    pub(crate) model: PathBuf,
 }
 
 /// How a conversation is led and answers are sampled.

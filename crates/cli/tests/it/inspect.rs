@@ -43,8 +43,11 @@ fn plan_counts_every_byte_of_the_budget() {
     assert!(used <= 1 << 30, "{json}");
     assert_eq!(number("bundle_bytes"), 4 * 10 * 3 * 64 * 128 * 2);
     assert!(number("floor_bytes") < used);
+    assert!(json["machine"]["available_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{json}");
     let table = run(["plan", text(&model)]);
-    for word in ["budget", "floor", "expert slots", "read per token", "80 % of the"] {
+    for word in
+        ["budget", "floor", "expert slots", "read per token", "80 % of the", "machine", " may be used ("]
+    {
         assert!(table.success().contains(word), "{word}: {}", table.stdout);
     }
 }
