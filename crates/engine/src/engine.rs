@@ -24,7 +24,10 @@ pub struct Engine {
 impl Engine {
     /// What opening the model at `path` would take and do; nothing is loaded.
     pub fn plan_for(path: &Path, options: &EngineOptions) -> Result<Plan, EngineError> {
-        Plan::make(&Checkpoint::open(path)?, options)
+        let checkpoint = Checkpoint::open(path)?;
+        // The plan measures the process, and the tokenizer is a part of it, where there is one.
+        let _tokenizer = Tokenizer::open(checkpoint.dir()).ok();
+        Plan::make(&checkpoint, options)
     }
 
     /// Opens the model at `path` within the budget. `progress` is told the bytes of the trunk read so far, and in all.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use flashmill_layout::{Affine, Encoding, Float, MatrixView};
+use flashmill_layout::{Affine, Encoding, MatrixView};
 
 use super::memory::Span;
 use super::quantize::padded;
@@ -87,11 +87,6 @@ impl<'a> AffineRows<'a> {
             *lane = f32::mul_add(bias, x_sums[u], *lane);
         }
         acc
-    }
-
-    /// The type of scales and biases.
-    pub(crate) fn float(&self) -> Float {
-        self.affine.scales
     }
 }
 
@@ -182,12 +177,12 @@ pub(crate) struct Output {
 
 impl Output {
     /// The same for columns from `col` on.
-    pub(crate) fn from_col(self, col: usize) -> Output {
+    pub(crate) fn at_col(self, col: usize) -> Output {
         Output { first: self.first + col, ..self }
     }
 
     /// The same for rows from `row` on.
-    pub(crate) fn from_row(self, row: usize) -> Output {
+    pub(crate) fn at_row(self, row: usize) -> Output {
         Output { first: self.first + row * self.stride, ..self }
     }
 

@@ -66,9 +66,11 @@ impl Conv<'_> {
             }
             *w = s.load(&lanes);
         }
-        // SAFETY (all three): a task has channels of its own, of the rows and of the state.
+        // SAFETY: a task has channels of its own, of the rows and of the state.
         let m = |row: usize| unsafe { self.m.get((self.rows.first + row) * channels + at, width) };
+        // SAFETY: as above.
         let out = |row: usize| unsafe { self.out.get_mut((self.rows.first + row) * channels + at, width) };
+        // SAFETY: as above.
         let state = |j: usize| unsafe { self.state.get_mut(self.memory + j * channels + at, width) };
         // The last `taps` columns, the newest last.
         let mut window = [s.splat(0.0); MAX_TAPS];
@@ -175,9 +177,9 @@ impl Rule<'_> {
                 store_all(s, &state, memory);
             }
             let o = join(s, &chains);
+            let place = (row * shape.n_value_heads + self.head) * values + at;
             // SAFETY: the columns of the output are this task's own.
-            let out =
-                unsafe { self.out.get_mut((row * shape.n_value_heads + self.head) * values + at, width) };
+            let out = unsafe { self.out.get_mut(place, width) };
             store_all(s, &o, out);
         }
     }

@@ -1,6 +1,7 @@
 //! The CPU: one set of kernels at several SIMD levels, which all give the same bits (docs/NUMERICS.md).
 
 #![allow(unsafe_code)]
+#![allow(clippy::needless_range_loop, reason = "one index for several arrays of lanes")]
 
 mod affine;
 mod attention;

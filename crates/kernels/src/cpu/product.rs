@@ -172,7 +172,7 @@ impl Products {
     /// `y = W x` for each row of the source.
     pub(crate) fn product(&mut self, team: &mut Team, w: &MatrixView<'_>, x: Source<'_>, y: Output) {
         for (first, x) in x.turns() {
-            let y = y.from_row(first);
+            let y = y.at_row(first);
             let input = self.quantize_for(team, w, &x);
             let run = self.runner(w.shape.cols, x.rows.len());
             let x = self.operand(input, x);
@@ -207,7 +207,7 @@ impl Products {
             });
             let hidden =
                 Source { tag: x.tag, span: self.gate.span(), cols: intermediate, rows: Rows::Range(0, n) };
-            let y = y.from_row(first);
+            let y = y.at_row(first);
             let hidden = match self.form(&glu.down, n) {
                 Some(form) => {
                     self.hidden.prepare(form, n);
@@ -328,7 +328,7 @@ impl Runner {
         if share.is_empty() {
             return;
         }
-        let y = y.from_col(share.start);
+        let y = y.at_col(share.start);
         match (x, AffineRows::of(w, share.clone())) {
             (Operand::Quantized { rows, n, blocked }, Some(w)) => {
                 let scratch: &mut [i32] = if blocked {

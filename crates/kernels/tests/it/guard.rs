@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use flashmill_kernels::suite::{Random, Stage, StoredMatrix, encodings};
-use flashmill_kernels::{Backend, Cpu, CpuOptions, Glu, Level};
+use flashmill_kernels::{Cpu, CpuOptions, Glu, Level};
 use flashmill_layout::{Encoding, MatrixView};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 

@@ -13,6 +13,7 @@ pub(super) const FROM: usize = 12;
 
 /// # Safety
 /// `y`'s columns are this thread's own.
+#[expect(clippy::undocumented_unsafe_blocks, reason = "one comment for all arms")]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn product(_: Avx2, w: &AffineRows<'_>, x: &Blocked<'_>, scratch: &mut [i32], y: Output) {
     // SAFETY (all): this function has the features; `y` as the caller says.
@@ -112,6 +113,7 @@ const fn run_of(bits: usize, unit: usize) -> usize {
 unsafe fn unpack_scales(w: &AffineRows<'_>, part: &[u8], to: &mut [i32]) {
     let last = w.n_rows() - 1;
     // SAFETY (all): below, and the CPU's features, by the caller.
+    // SAFETY: this function's own promise.
     unsafe {
         let scales = Scales { float: w.affine.scales, halved: false };
         let bytes = 8 * w.affine.scales.bytes();

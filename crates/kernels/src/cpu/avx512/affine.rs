@@ -21,6 +21,7 @@ pub(super) const fn planes(bits: u8) -> usize {
     }
 }
 
+#[expect(clippy::undocumented_unsafe_blocks, reason = "one comment for all arms")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 pub(super) fn rows(s: Avx512, w: &AffineRows<'_>, x: QuantizedRow<'_>, y: &mut [f32]) {
     // SAFETY (all): this function has the features.

@@ -14,6 +14,7 @@ pub(super) const FROM: usize = 8;
 
 /// # Safety
 /// `y`'s columns are this thread's own.
+#[expect(clippy::undocumented_unsafe_blocks, reason = "one comment for all arms")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 pub(super) unsafe fn product(_: Avx512, w: &AffineRows<'_>, x: &Blocked<'_>, scratch: &mut [i32], y: Output) {
     // SAFETY (all): this function has the features; `y` as the caller says.
