@@ -127,6 +127,7 @@ impl<'a> QuantizedRow<'a> {
 ///
 /// A panel holds, for each pair of values in the order of [`QuantizedRow::values`], that pair of each of its rows.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "Scalar has no blocked product"))]
 pub(crate) struct Blocked<'a> {
     /// `[panel][pair][PANEL]`.
     pub(crate) pairs: &'a [i32],
@@ -146,6 +147,7 @@ impl<'a> Blocked<'a> {
     }
 
     /// The pairs of panel `panel`, and scales and sums for units of `unit` values.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "Scalar has no blocked product"))]
     pub(crate) fn panel(&self, panel: usize, unit: usize) -> (&'a [i32], &'a [f32], &'a [f32]) {
         let pairs = self.padded_cols / 2 * PANEL;
         let (n64, n32) = (self.padded_cols / 64 * PANEL, self.padded_cols / 32 * PANEL);
