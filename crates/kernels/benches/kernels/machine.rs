@@ -6,19 +6,26 @@ use std::sync::{Arc, Barrier};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use flashmill_kernels::{Backend, Cpu, CpuOptions};
+use flashmill_layout::{Encoding, Float, MatrixShape};
+
 /// The middle of the times.
 pub(crate) fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
 }
 
-/// GB/s of a plain read of 512 MB by `threads` threads, each its own contiguous share.
+/// GB/s of a plain read of 512 MB of the backend's memory by `threads` threads, each its own contiguous share.
 pub(crate) fn read_bandwidth(threads: usize) -> f64 {
-    let bytes = vec![1u8; 512 << 20];
+    let mut cpu = Cpu::new(CpuOptions { threads: 1, level: None }).expect("one thread");
+    let shape = MatrixShape { rows: 1 << 15, cols: 1 << 12, encoding: Encoding::Float(Float::F32) };
+    let matrix = cpu.matrix(shape);
+    let bytes = cpu.matrix_part(matrix, 0);
+    bytes.fill(1);
     let parts = [(bytes.as_ptr() as usize, bytes.len())];
     let reader = Reader::new(threads);
-    let mut times: Vec<f64> = (0..15).map(|_| reader.read(&parts, 4096)).collect();
-    bytes.len() as f64 / median(&mut times) / 1e9
+    let mut times: Vec<f64> = (0..15).map(|_| reader.read(&parts, shape.rows)).collect();
+    shape.bytes() as f64 / median(&mut times) / 1e9
 }
 
 /// Threads that read memory and do nothing else.

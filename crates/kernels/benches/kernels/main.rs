@@ -1,6 +1,7 @@
 //! GB/s of each kernel at each level, next to what this machine's memory gives to a plain read.
 //!
-//! `cargo bench -p flashmill-kernels` runs everything, `-- NAME ..` the kernels whose name contains one of the words.
+//! `cargo bench -p flashmill-kernels` runs everything, `-- WORD ..` only the levels and the kernels that the words name (a part of a
+//! kernel's name will do; `comparison` is the 4-bit product against plain reads).
 //! Numbers are the median of several runs; runs of the comparison alternate with plain reads of the same buffers.
 
 #![allow(clippy::print_stdout, reason = "a bench prints")]
@@ -16,6 +17,8 @@ use machine::{Reader, median};
 
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let (levels, words): (Vec<String>, Vec<String>) =
+        words.into_iter().partition(|word| Level::available().any(|level| level.to_string() == *word));
     let wanted = |name: &str| words.is_empty() || words.iter().any(|word| name.contains(word.as_str()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let counts: Vec<usize> = if threads > 1 { vec![1, threads] } else { vec![1] };
@@ -32,7 +35,9 @@ fn main() {
     }
     println!("\n{:<34} {:>8} {:>3} {:>12} {:>10}  of read", "kernel", "level", "thr", "time", "rate");
     for kernel in work::all().into_iter().filter(|kernel| wanted(kernel.name)) {
-        for level in Level::available() {
+        for level in
+            Level::available().filter(|level| levels.is_empty() || levels.contains(&level.to_string()))
+        {
             for (&threads, &peak) in counts.iter().zip(&peaks) {
                 measure(&kernel, level, threads, peak);
             }

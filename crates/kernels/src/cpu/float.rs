@@ -1,5 +1,7 @@
 //! Products with BF16, F16 and F32 weights.
 
+use std::ops::Range;
+
 use flashmill_layout::Float;
 
 use super::affine::Output;
@@ -39,55 +41,62 @@ impl<'a, X: Fn(usize) -> &'a [f32]> FloatProduct<'_, X> {
     #[inline(always)]
     fn product<S: Simd, W: Weight>(&self, s: S) {
         let n_rows = self.w.len() / (self.cols * W::BYTES);
+        if self.n_x == 1 {
+            return self.one::<S, W>(s, n_rows);
+        }
         for first in (0..n_rows).step_by(CACHED_ROWS) {
-            let last = (first + CACHED_ROWS).min(n_rows);
+            let rows = first..(first + CACHED_ROWS).min(n_rows);
             let mut x = 0;
             if S::WIDE {
                 while self.n_x - x >= 4 {
-                    self.band::<S, W, 4, 4>(s, first, last, x);
+                    self.band::<S, W, 4, 4>(s, rows.clone(), x);
                     x += 4;
                 }
-                while self.n_x - x >= 1 {
-                    self.band::<S, W, 8, 1>(s, first, last, x);
-                    x += 1;
-                }
-            } else {
-                while self.n_x - x >= 2 {
-                    self.band::<S, W, 2, 2>(s, first, last, x);
-                    x += 2;
-                }
-                while self.n_x - x >= 1 {
-                    self.band::<S, W, 4, 1>(s, first, last, x);
-                    x += 1;
-                }
+            }
+            while self.n_x - x >= 2 {
+                self.band::<S, W, 2, 2>(s, rows.clone(), x);
+                x += 2;
+            }
+            if x < self.n_x {
+                self.band::<S, W, 4, 1>(s, rows, x);
             }
         }
     }
 
-    /// Rows `first..last` of the weights with `N` rows of activations from `x` on.
+    /// All rows of the weights with the only row of activations. Three rows at a time keep the multipliers busy; they are far apart, as
+    /// three neighbours would be read at half the speed (see the products with quantised weights).
     #[inline(always)]
-    fn band<S: Simd, W: Weight, const M: usize, const N: usize>(
-        &self,
-        s: S,
-        first: usize,
-        last: usize,
-        x: usize,
-    ) {
-        let mut row = first;
-        while last - row >= M {
-            self.tile::<S, W, M, N>(s, row, x);
-            row += M;
+    fn one<S: Simd, W: Weight>(&self, s: S, n_rows: usize) {
+        let apart = n_rows / 3;
+        for row in 0..apart {
+            self.tile::<S, W, 3, 1>(s, [row, row + apart, row + 2 * apart], 0);
         }
-        while row < last {
-            self.tile::<S, W, 1, N>(s, row, x);
-            row += 1;
+        for row in 3 * apart..n_rows {
+            self.tile::<S, W, 1, 1>(s, [row], 0);
+        }
+    }
+
+    /// Rows `rows` of the weights with `N` rows of activations from `x` on.
+    #[inline(always)]
+    fn band<S: Simd, W: Weight, const M: usize, const N: usize>(&self, s: S, rows: Range<usize>, x: usize) {
+        let whole = rows.len() / M * M;
+        for row in (rows.start..rows.start + whole).step_by(M) {
+            self.tile::<S, W, M, N>(s, std::array::from_fn(|m| row + m), x);
+        }
+        for row in rows.start + whole..rows.end {
+            self.tile::<S, W, 1, N>(s, [row], x);
         }
     }
 
     #[inline(always)]
-    fn tile<S: Simd, W: Weight, const M: usize, const N: usize>(&self, s: S, row: usize, first_x: usize) {
+    fn tile<S: Simd, W: Weight, const M: usize, const N: usize>(
+        &self,
+        s: S,
+        rows: [usize; M],
+        first_x: usize,
+    ) {
         let bytes = self.cols * W::BYTES;
-        let w: [&[u8]; M] = std::array::from_fn(|m| &self.w[(row + m) * bytes..][..bytes]);
+        let w: [&[u8]; M] = std::array::from_fn(|m| &self.w[rows[m] * bytes..][..bytes]);
         let x: [&[f32]; N] = std::array::from_fn(|n| &(self.x)(first_x + n)[..self.cols]);
         let mut acc = [[s.splat(0.0); N]; M];
         let whole = self.cols / 16;
@@ -113,10 +122,10 @@ impl<'a, X: Fn(usize) -> &'a [f32]> FloatProduct<'_, X> {
             }
         }
         for n in 0..N {
-            // SAFETY: the columns of `y` are this thread's own.
-            let y = unsafe { self.y.row(first_x + n, row, M) };
-            for (y, acc) in y.iter_mut().zip(&acc) {
-                *y = s.tree(acc[n]);
+            for m in 0..M {
+                // SAFETY: the columns of `y` are this thread's own.
+                let y = unsafe { self.y.row(first_x + n, rows[m], 1) };
+                y[0] = s.tree(acc[m][n]);
             }
         }
     }
