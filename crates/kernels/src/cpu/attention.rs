@@ -1,5 +1,7 @@
 //! Online softmax attention over spans of [`PAGE_TOKENS`] positions, for the query heads that share a head of keys and values.
 //!
+//! Vectors are filled in loops, not by closures, which might not be inlined and would then lack the instruction set.
+//!
 //! The state of one query head is a *partial*: `[head_dim]` weighted values, then the maximum and the sum of the weights.
 
 use super::math::{exp, exp_one, sigmoid};
@@ -106,12 +108,14 @@ impl AttendSpan<'_> {
             std::array::from_fn(|p| &self.k[(position + p) * dim * V::BYTES..][..dim * V::BYTES]);
         let mut acc = [s.splat(0.0); 16];
         for i in 0..dim / 16 {
-            let q: [S::F; H] =
-                std::array::from_fn(|h| s.load(q[h][16 * i..].first_chunk().expect("16 values")));
+            let mut query = [s.splat(0.0); H];
+            for h in 0..H {
+                query[h] = s.load(q[h][16 * i..].first_chunk().expect("16 values"));
+            }
             for p in 0..P {
                 let k = V::load(s, &k[p][16 * i * V::BYTES..]);
                 for h in 0..H {
-                    acc[h * P + p] = s.fma(q[h], k, acc[h * P + p]);
+                    acc[h * P + p] = s.fma(query[h], k, acc[h * P + p]);
                 }
             }
         }
@@ -147,10 +151,10 @@ impl AttendSpan<'_> {
                 *score *= k_scale;
             }
         }
-        map(s, scores, |score| s.mul(score, scale));
+        map!(s, scores, |score| s.mul(score, scale));
         let top = scores.iter().fold(f32::NEG_INFINITY, |top, &score| if score > top { score } else { top });
         let shift = s.splat(top);
-        map(s, scores, |score| exp(s, s.sub(score, shift)));
+        map!(s, scores, |score| exp(s, s.sub(score, shift)));
         let mut acc = s.splat(0.0);
         for chunk in scores.chunks(16) {
             acc = s.add(acc, s.load_part(chunk, 0.0));
@@ -174,7 +178,10 @@ impl AttendSpan<'_> {
         let mut acc = [[s.splat(0.0); C]; H];
         for p in 0..self.n {
             let row = &self.v[p * bytes + 16 * c * V::BYTES..][..16 * C * V::BYTES];
-            let v: [S::F; C] = std::array::from_fn(|c| V::load(s, &row[16 * c * V::BYTES..]));
+            let mut v = [s.splat(0.0); C];
+            for c in 0..C {
+                v[c] = V::load(s, &row[16 * c * V::BYTES..]);
+            }
             for h in 0..H {
                 let weight = s.splat(weights[h][p]);
                 for c in 0..C {
@@ -241,7 +248,7 @@ impl Kernel for Merge<'_> {
         state[0] = top;
         state[1] = f32::mul_add(state[1], a, next_state[1] * b);
         let (a, b) = (s.splat(a), s.splat(b));
-        zip(s, values, next, |seen, next| s.fma(seen, a, s.mul(next, b)));
+        zip!(s, values, next, |seen, next| s.fma(seen, a, s.mul(next, b)));
     }
 }
 
@@ -259,9 +266,9 @@ impl Kernel for Finish<'_> {
     fn run<S: Simd>(self, s: S) {
         let dim = self.out.len();
         let sum = s.splat(self.seen[dim + 1]);
-        zip(s, self.out, &self.seen[..dim], |_, seen| s.div(seen, sum));
+        zip!(s, self.out, &self.seen[..dim], |_out, seen| s.div(seen, sum));
         if let Some(gate) = self.gate {
-            zip(s, self.out, gate, |out, gate| s.mul(out, sigmoid(s, gate)));
+            zip!(s, self.out, gate, |out, gate| s.mul(out, sigmoid(s, gate)));
         }
     }
 }

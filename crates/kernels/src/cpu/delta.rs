@@ -75,19 +75,19 @@ impl Conv<'_> {
         // The last `taps` columns, the newest last.
         let mut window = [s.splat(0.0); MAX_TAPS];
         for j in 0..taps - 1 {
-            window[j + 1] = load(s, state(j));
+            window[j + 1] = s.load_some(state(j));
         }
         for row in 0..self.rows.n {
             window.copy_within(1..taps, 0);
-            window[taps - 1] = load(s, m(row));
+            window[taps - 1] = s.load_some(m(row));
             let mut y = s.mul(weights[0], window[0]);
             for j in 1..taps {
                 y = s.fma(weights[j], window[j], y);
             }
-            store(s, silu(s, y), out(row));
+            s.store_some(silu(s, y), out(row));
         }
         for j in 0..taps - 1 {
-            store(s, window[j + 1], state(j));
+            s.store_some(window[j + 1], state(j));
         }
     }
 }
@@ -162,7 +162,10 @@ impl Rule<'_> {
                 }
             }
             let kv = join(s, &chains);
-            let d: [S::F; N] = std::array::from_fn(|n| s.mul(beta, s.sub(v[n], kv[n])));
+            let mut d = [s.splat(0.0); N];
+            for n in 0..N {
+                d[n] = s.mul(beta, s.sub(v[n], kv[n]));
+            }
 
             let mut chains = [[s.splat(0.0); N]; 4];
             for (i, (&k, &q)) in k.iter().zip(q.iter()).enumerate() {
@@ -196,34 +199,26 @@ fn normalize<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]) {
 
 #[inline(always)]
 fn join<S: Simd, const N: usize>(s: S, chains: &[[S::F; N]; 4]) -> [S::F; N] {
-    std::array::from_fn(|n| s.add(s.add(chains[0][n], chains[2][n]), s.add(chains[1][n], chains[3][n])))
-}
-
-#[inline(always)]
-fn load<S: Simd>(s: S, from: &[f32]) -> S::F {
-    match from.first_chunk() {
-        Some(whole) => s.load(whole),
-        None => s.load_part(from, 0.0),
+    let mut sums = [s.splat(0.0); N];
+    for n in 0..N {
+        sums[n] = s.add(s.add(chains[0][n], chains[2][n]), s.add(chains[1][n], chains[3][n]));
     }
-}
-
-#[inline(always)]
-fn store<S: Simd>(s: S, lanes: S::F, to: &mut [f32]) {
-    match to.first_chunk_mut() {
-        Some(whole) => s.store(lanes, whole),
-        None => s.store_part(lanes, to),
-    }
+    sums
 }
 
 /// `N` vectors; a short slice only where `N` is 1.
 #[inline(always)]
 fn load_all<S: Simd, const N: usize>(s: S, from: &[f32]) -> [S::F; N] {
-    std::array::from_fn(|n| load(s, &from[16 * n..]))
+    let mut all = [s.splat(0.0); N];
+    for n in 0..N {
+        all[n] = s.load_some(&from[16 * n..]);
+    }
+    all
 }
 
 #[inline(always)]
 fn store_all<S: Simd, const N: usize>(s: S, lanes: &[S::F; N], to: &mut [f32]) {
     for n in 0..N {
-        store(s, lanes[n], &mut to[16 * n..]);
+        s.store_some(lanes[n], &mut to[16 * n..]);
     }
 }

@@ -101,12 +101,14 @@ impl<'a, X: Fn(usize) -> &'a [f32]> FloatProduct<'_, X> {
         let mut acc = [[s.splat(0.0); N]; M];
         let whole = self.cols / 16;
         for i in 0..whole {
-            let x: [S::F; N] =
-                std::array::from_fn(|n| s.load(x[n][16 * i..].first_chunk().expect("16 values")));
+            let mut values = [s.splat(0.0); N];
+            for n in 0..N {
+                values[n] = s.load(x[n][16 * i..].first_chunk().expect("16 values"));
+            }
             for m in 0..M {
                 let w = W::load(s, &w[m][16 * i * W::BYTES..][..16 * W::BYTES]);
                 for n in 0..N {
-                    acc[m][n] = s.fma(w, x[n], acc[m][n]);
+                    acc[m][n] = s.fma(w, values[n], acc[m][n]);
                 }
             }
         }

@@ -101,7 +101,7 @@ fn store_q8<S: Simd>(s: S, values: &[f32], to: &mut [u8]) -> f32 {
     for (chunk, to) in values.chunks(16).zip(to.chunks_mut(16)) {
         let mut lanes = [0.0; 16];
         lanes[..chunk.len()].copy_from_slice(chunk);
-        map(s, &mut lanes, |x| s.mul(x, inverse));
+        map!(s, lanes, |x| s.mul(x, inverse));
         let mut codes = [0i16; 16];
         s.store_i16(s.load(&lanes), &mut codes);
         for (to, code) in to.iter_mut().zip(codes) {

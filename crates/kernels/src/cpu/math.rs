@@ -88,7 +88,7 @@ fn ln(u: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::super::Level;
-    use super::super::simd::Kernel;
+    use super::super::simd::{Kernel, map};
     use super::*;
 
     struct Apply<'a>(&'a [f32], u8);
@@ -98,9 +98,9 @@ mod tests {
         fn run<S: Simd>(self, s: S) -> Vec<f32> {
             let mut out = self.0.to_vec();
             match self.1 {
-                0 => super::super::simd::map(s, &mut out, |x| exp(s, x)),
-                1 => super::super::simd::map(s, &mut out, |x| sigmoid(s, x)),
-                2 => super::super::simd::map(s, &mut out, |x| silu(s, x)),
+                0 => map!(s, out, |x| exp(s, x)),
+                1 => map!(s, out, |x| sigmoid(s, x)),
+                2 => map!(s, out, |x| silu(s, x)),
                 _ => out.iter_mut().for_each(|x| *x = softplus(s, *x)),
             }
             out

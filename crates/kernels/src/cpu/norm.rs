@@ -1,7 +1,7 @@
 //! Kernels that work on rows of values: norms, rotation, activation functions, sums. All work in place.
 
 use super::math::{sigmoid, sigmoid_one, silu, softplus};
-use super::simd::{Kernel, Simd, dot, map, zip, zip2};
+use super::simd::{Kernel, Simd, dot, map, zip};
 
 /// `x = x / sqrt(mean(x^2) + eps) * weight` for each run of `weight`'s length.
 pub(crate) struct RmsNorm<'a> {
@@ -24,7 +24,7 @@ impl Kernel for RmsNorm<'_> {
 #[inline(always)]
 fn rms_norm<S: Simd>(s: S, x: &mut [f32], weight: &[f32], eps: f32) {
     let r = s.splat(inverse_rms(s, x, eps));
-    zip(s, x, weight, |x, w| s.mul(s.mul(x, r), w));
+    zip!(s, x, weight, |x, w| s.mul(s.mul(x, r), w));
 }
 
 #[inline(always)]
@@ -48,7 +48,7 @@ impl Kernel for GatedNorm<'_> {
         let n = self.weight.len();
         for (x, z) in self.x.chunks_exact_mut(n).zip(self.z.chunks_exact(n)) {
             let r = s.splat(inverse_rms(s, x, self.eps));
-            zip2(s, x, self.weight, z, |x, w, z| s.mul(s.mul(s.mul(x, r), w), silu(s, z)));
+            zip!(s, x, self.weight, z, |x, w, z| s.mul(s.mul(s.mul(x, r), w), silu(s, z)));
         }
     }
 }
@@ -89,7 +89,7 @@ impl Kernel for Add<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        zip(s, self.x, self.y, |x, y| s.add(x, y));
+        zip!(s, self.x, self.y, |x, y| s.add(x, y));
     }
 }
 
@@ -104,7 +104,7 @@ impl Kernel for SiluMul<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        zip(s, self.gate, self.up, |gate, up| s.mul(silu(s, gate), up));
+        zip!(s, self.gate, self.up, |gate, up| s.mul(silu(s, gate), up));
     }
 }
 
@@ -121,7 +121,7 @@ impl Kernel for MulAdd<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let weight = s.splat(self.weight);
-        zip(s, self.y, self.x, |y, x| s.fma(weight, x, y));
+        zip!(s, self.y, self.x, |y, x| s.fma(weight, x, y));
     }
 }
 
@@ -138,7 +138,7 @@ impl Kernel for GatedMulAdd<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let weight = s.splat(sigmoid_one(s, self.logit));
-        zip(s, self.y, self.x, |y, x| s.fma(weight, x, y));
+        zip!(s, self.y, self.x, |y, x| s.fma(weight, x, y));
     }
 }
 
@@ -155,7 +155,7 @@ impl Kernel for DeltaGates<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        map(s, self.b, |b| sigmoid(s, b));
+        map!(s, self.b, |b| sigmoid(s, b));
         for ((a, &decay), &dt_bias) in self.a.iter_mut().zip(self.decay).zip(self.dt_bias) {
             *a = decay * softplus(s, *a + dt_bias);
         }

@@ -228,7 +228,7 @@ fn quantize_group<S: Simd>(s: S, x: &[f32], q: &mut [i16]) -> f32 {
         return if amax.is_finite() { 0.0 } else { f32::NAN };
     }
     let inverse = s.splat(LIMIT / amax);
-    map(s, &mut lanes, |x| s.mul(x, inverse));
+    map!(s, lanes, |x| s.mul(x, inverse));
     for (chunk, q) in lanes.as_chunks::<16>().0.iter().zip(q.as_chunks_mut::<16>().0) {
         s.store_i16(s.load(chunk), q);
     }

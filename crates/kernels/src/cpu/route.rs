@@ -40,13 +40,13 @@ fn softmax<S: Simd>(s: S, logits: &[f32], out: &mut [f32]) {
     out.copy_from_slice(logits);
     let top = out.iter().fold(f32::NEG_INFINITY, |top, &x| if top > x { top } else { x });
     let shift = s.splat(top);
-    map(s, out, |x| exp(s, s.sub(x, shift)));
+    map!(s, out, |x| exp(s, s.sub(x, shift)));
     let mut acc = s.splat(0.0);
     for chunk in out.chunks(16) {
         acc = s.add(acc, s.load_part(chunk, 0.0));
     }
     let sum = s.splat(s.tree(acc));
-    map(s, out, |x| s.div(x, sum));
+    map!(s, out, |x| s.div(x, sum));
 }
 
 /// The indices of the largest logits, best first, ties to the lower index.

@@ -91,6 +91,24 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         self.load(&lanes)
     }
 
+    /// The first sixteen values, or all there are and then zeros.
+    #[inline(always)]
+    fn load_some(self, from: &[f32]) -> Self::F {
+        match from.first_chunk() {
+            Some(whole) => self.load(whole),
+            None => self.load_part(from, 0.0),
+        }
+    }
+
+    /// The reverse of [`Simd::load_some`].
+    #[inline(always)]
+    fn store_some(self, lanes: Self::F, to: &mut [f32]) {
+        match to.first_chunk_mut() {
+            Some(whole) => self.store(lanes, whole),
+            None => self.store_part(lanes, to),
+        }
+    }
+
     /// The first `to.len()` lanes.
     #[inline(always)]
     fn store_part(self, lanes: Self::F, to: &mut [f32]) {
@@ -116,50 +134,36 @@ pub(crate) fn dot<S: Simd>(s: S, a: &[f32], b: &[f32]) -> f32 {
     s.tree(acc)
 }
 
-/// `values[i] = f(values[i])`, sixteen at a time.
-#[inline(always)]
-pub(crate) fn map<S: Simd>(s: S, values: &mut [f32], f: impl Fn(S::F) -> S::F) {
-    let (chunks, rest) = values.as_chunks_mut::<16>();
-    for chunk in chunks {
-        s.store(f(s.load(chunk)), chunk);
-    }
-    if !rest.is_empty() {
-        s.store_part(f(s.load_part(rest, 0.0)), rest);
-    }
+/// `values[i] = f(values[i])`, sixteen at a time: `map!(s, values, |x| s.mul(x, x))`. A macro, because a closure is not sure to be inlined, and
+/// would then be compiled without the instruction set.
+macro_rules! map {
+    ($s:expr, $values:expr, |$x:ident| $f:expr) => {
+        for chunk in $values.chunks_mut(16) {
+            let $x = $s.load_some(chunk);
+            let result = $f;
+            $s.store_some(result, chunk);
+        }
+    };
 }
 
-/// `values[i] = f(values[i], other[i])`, sixteen at a time.
-#[inline(always)]
-pub(crate) fn zip<S: Simd>(s: S, values: &mut [f32], other: &[f32], f: impl Fn(S::F, S::F) -> S::F) {
-    assert_eq!(values.len(), other.len(), "as many values on both sides");
-    let (chunks, rest) = values.as_chunks_mut::<16>();
-    let (others, other_rest) = other.as_chunks::<16>();
-    for (chunk, other) in chunks.iter_mut().zip(others) {
-        s.store(f(s.load(chunk), s.load(other)), chunk);
-    }
-    if !rest.is_empty() {
-        s.store_part(f(s.load_part(rest, 0.0), s.load_part(other_rest, 0.0)), rest);
-    }
+/// `values[i] = f(values[i], a[i], ..)`, sixteen at a time: `zip!(s, values, a, |x, a| s.mul(x, a))`.
+macro_rules! zip {
+    ($s:expr, $values:expr, $a:expr, |$x:ident, $y:ident| $f:expr) => {
+        assert_eq!($values.len(), $a.len(), "as many values on both sides");
+        for (chunk, a) in $values.chunks_mut(16).zip($a.chunks(16)) {
+            let ($x, $y) = ($s.load_some(chunk), $s.load_some(a));
+            let result = $f;
+            $s.store_some(result, chunk);
+        }
+    };
+    ($s:expr, $values:expr, $a:expr, $b:expr, |$x:ident, $y:ident, $z:ident| $f:expr) => {
+        assert!($values.len() == $a.len() && $values.len() == $b.len(), "as many values on all sides");
+        for ((chunk, a), b) in $values.chunks_mut(16).zip($a.chunks(16)).zip($b.chunks(16)) {
+            let ($x, $y, $z) = ($s.load_some(chunk), $s.load_some(a), $s.load_some(b));
+            let result = $f;
+            $s.store_some(result, chunk);
+        }
+    };
 }
 
-/// `values[i] = f(values[i], a[i], b[i])`, sixteen at a time.
-#[inline(always)]
-pub(crate) fn zip2<S: Simd>(
-    s: S,
-    values: &mut [f32],
-    a: &[f32],
-    b: &[f32],
-    f: impl Fn(S::F, S::F, S::F) -> S::F,
-) {
-    assert!(values.len() == a.len() && values.len() == b.len(), "as many values on all sides");
-    let (chunks, rest) = values.as_chunks_mut::<16>();
-    let (a, a_rest) = a.as_chunks::<16>();
-    let (b, b_rest) = b.as_chunks::<16>();
-    for ((chunk, a), b) in chunks.iter_mut().zip(a).zip(b) {
-        s.store(f(s.load(chunk), s.load(a), s.load(b)), chunk);
-    }
-    if !rest.is_empty() {
-        let (a, b) = (s.load_part(a_rest, 0.0), s.load_part(b_rest, 0.0));
-        s.store_part(f(s.load_part(rest, 0.0), a, b), rest);
-    }
-}
+pub(crate) use {map, zip};

@@ -108,16 +108,18 @@ unsafe fn accumulate<const BITS: usize, const UNIT: usize>(
                 .copy_from_slice(std::slice::from_raw_parts(codes.add(done), code_bytes - done));
             let sums = block_sums::<BITS, UNIT>(copy.as_ptr(), x.values.as_ptr().add(n_whole * BLOCK * UNIT));
             let at = scales.bytes_of(n_whole * BLOCK);
-            let load = |from: *const u8| {
-                let mut copy = [0u8; 4 * BLOCK];
-                copy[..group_bytes - at]
-                    .copy_from_slice(std::slice::from_raw_parts(from.add(at), group_bytes - at));
-                scales.load(copy.as_ptr())
-            };
-            let scale = _mm256_mul_ps(load(w_scales), _mm256_loadu_ps(x_scales.add(BLOCK * n_whole)));
+            let n = group_bytes - at;
+            let scale = _mm256_mul_ps(
+                scales.load_some(w_scales.add(at), n),
+                _mm256_loadu_ps(x_scales.add(BLOCK * n_whole)),
+            );
             let lanes = &mut acc[n_whole % 2];
             let sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scale, *lanes);
-            let sum = _mm256_fmadd_ps(load(w_biases), _mm256_loadu_ps(x_sums.add(BLOCK * n_whole)), sum);
+            let sum = _mm256_fmadd_ps(
+                scales.load_some(w_biases.add(at), n),
+                _mm256_loadu_ps(x_sums.add(BLOCK * n_whole)),
+                sum,
+            );
             let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
             let mask = _mm256_cmpgt_epi32(_mm256_set1_epi32(rest as i32), lane);
             *lanes = _mm256_blendv_ps(*lanes, sum, _mm256_castsi256_ps(mask));
@@ -139,6 +141,20 @@ impl Scales {
     #[inline(always)]
     fn bytes_of(self, unit: usize) -> usize {
         (if self.halved { unit / 2 } else { unit }) * self.float.bytes()
+    }
+
+    /// Those of up to eight units, then zeros.
+    ///
+    /// # Safety
+    /// There are `n` bytes at `from`, of at most eight units.
+    #[inline(always)]
+    unsafe fn load_some(self, from: *const u8, n: usize) -> __m256 {
+        let mut copy = [0u8; 4 * BLOCK];
+        // SAFETY: by the caller; the copy has eight values.
+        unsafe {
+            copy[..n].copy_from_slice(std::slice::from_raw_parts(from, n));
+            self.load(copy.as_ptr())
+        }
     }
 
     /// Those of eight units.

@@ -32,10 +32,58 @@ pub(crate) struct Lanes(__m256, __m256);
 
 /// The same operation on both halves.
 macro_rules! both {
-    ($operation:ident, $($operand:expr),+) => {
+    ($operation:path, $($operand:expr),+) => {
         // SAFETY: the token `self` proves that the CPU has AVX2, FMA and F16C.
         unsafe { Lanes($operation($($operand.0),+), $operation($($operand.1),+)) }
     };
+}
+
+/// Halves of operations that take more than one instruction.
+///
+/// # Safety
+/// The CPU has AVX2, FMA and F16C.
+mod half {
+    use std::arch::x86_64::*;
+
+    #[inline(always)]
+    pub(super) unsafe fn max_bits(a: __m256, b: __m256) -> __m256 {
+        // SAFETY: by the caller.
+        unsafe { _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b))) }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn round(a: __m256) -> __m256 {
+        // SAFETY: by the caller.
+        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn power(n: __m256i) -> __m256 {
+        // SAFETY: by the caller.
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127)))) }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn scale_by_power(a: __m256, n: __m256) -> __m256 {
+        // SAFETY: by the caller.
+        unsafe {
+            let n = _mm256_cvtps_epi32(n);
+            let half = _mm256_srai_epi32::<1>(n);
+            _mm256_mul_ps(_mm256_mul_ps(a, power(half)), power(_mm256_sub_epi32(n, half)))
+        }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn from_bf16(words: __m128i) -> __m256 {
+        // SAFETY: by the caller.
+        unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(words))) }
+    }
+
+    #[inline(always)]
+    pub(super) unsafe fn from_i8(bytes: __m128i) -> __m256 {
+        // SAFETY: by the caller.
+        unsafe { _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)) }
+    }
 }
 
 impl Simd for Avx2 {
@@ -113,11 +161,7 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn max_bits(self, a: Lanes, b: Lanes) -> Lanes {
-        // SAFETY: the token proves the CPU's features.
-        let max = |a, b| unsafe {
-            _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)))
-        };
-        Lanes(max(a.0, b.0), max(a.1, b.1))
+        both!(half::max_bits, a, b)
     }
 
     #[inline(always)]
@@ -134,22 +178,12 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn round(self, a: Lanes) -> Lanes {
-        // SAFETY: the token proves the CPU's features.
-        let round = |a| unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) };
-        Lanes(round(a.0), round(a.1))
+        both!(half::round, a)
     }
 
     #[inline(always)]
     fn scale_by_power(self, a: Lanes, n: Lanes) -> Lanes {
-        // SAFETY: the token proves the CPU's features.
-        let scale = |a, n| unsafe {
-            let n = _mm256_cvtps_epi32(n);
-            let half = _mm256_srai_epi32::<1>(n);
-            let power =
-                |n| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(n, _mm256_set1_epi32(127))));
-            _mm256_mul_ps(_mm256_mul_ps(a, power(half)), power(_mm256_sub_epi32(n, half)))
-        };
-        Lanes(scale(a.0, n.0), scale(a.1, n.1))
+        both!(half::scale_by_power, a, n)
     }
 
     #[inline(always)]
@@ -174,28 +208,38 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn load_bf16(self, from: &[u8; 32]) -> Lanes {
-        // SAFETY: eight 16-bit values can be read from each half; the token proves the features.
-        let half = |at: usize| unsafe {
-            let words = _mm_loadu_si128(from.as_ptr().add(at).cast());
-            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(words)))
-        };
-        Lanes(half(0), half(16))
+        // SAFETY: sixteen values can be read; the token proves the features.
+        unsafe {
+            let from = from.as_ptr();
+            Lanes(
+                half::from_bf16(_mm_loadu_si128(from.cast())),
+                half::from_bf16(_mm_loadu_si128(from.add(16).cast())),
+            )
+        }
     }
 
     #[inline(always)]
     fn load_f16(self, from: &[u8; 32]) -> Lanes {
-        // SAFETY: as in `load_bf16`.
-        let half = |at: usize| unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().add(at).cast())) };
-        Lanes(half(0), half(16))
+        // SAFETY: sixteen values can be read; the token proves the features.
+        unsafe {
+            let from = from.as_ptr();
+            Lanes(
+                _mm256_cvtph_ps(_mm_loadu_si128(from.cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(from.add(16).cast())),
+            )
+        }
     }
 
     #[inline(always)]
     fn load_i8(self, from: &[u8; 16]) -> Lanes {
-        // SAFETY: eight bytes can be read from each half; the token proves the features.
-        let half = |at: usize| unsafe {
-            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.as_ptr().add(at).cast())))
-        };
-        Lanes(half(0), half(8))
+        // SAFETY: sixteen values can be read; the token proves the features.
+        unsafe {
+            let from = from.as_ptr();
+            Lanes(
+                half::from_i8(_mm_loadl_epi64(from.cast())),
+                half::from_i8(_mm_loadl_epi64(from.add(8).cast())),
+            )
+        }
     }
 
     #[inline(always)]
