@@ -90,14 +90,56 @@ impl<'a> AffineRows<'a> {
     }
 }
 
+/// How the values of a block lie, so that packed codes meet them with one shift and one mask.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Dealt {
+    /// Blocks of `32 * n` in `n` planes of words, one for each field of a word of codes: value `n * l + j` is word `l` of plane `j`.
+    /// `Words(1)` is the plain order.
+    Words(usize),
+    /// Blocks of `64 * n` in `n` pairs of planes of signed bytes, one for each field of a byte of codes: value `n * l + j` is
+    /// `256 * high + low` of byte `l` of pair `j`, the high plane first.
+    Bytes(usize),
+}
+
+impl Dealt {
+    /// Values of a block, at most 256.
+    pub(crate) fn block(self) -> usize {
+        match self {
+            Dealt::Words(n) => 32 * n,
+            Dealt::Bytes(n) => 64 * n,
+        }
+    }
+
+    /// Deals one block: the definition that every level equals.
+    pub(crate) fn deal(self, from: &[i16], to: &mut [i16]) {
+        match self {
+            Dealt::Words(n) => {
+                for (i, &value) in from.iter().enumerate() {
+                    to[i % n * 32 + i / n] = value;
+                }
+            }
+            Dealt::Bytes(n) => {
+                for pair in 0..n {
+                    for word in 0..32 {
+                        let value = |byte: usize| from[(2 * word + byte) * n + pair];
+                        let high = |q: i16| (q + 128) >> 8;
+                        let join = |low: i16, high: i16| low & 0xff | high << 8;
+                        to[64 * pair + word] = join(high(value(0)), high(value(1)));
+                        to[64 * pair + 32 + word] = join(value(0), value(1));
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A row of activations in signed 16 bits.
 ///
-/// `values` come in blocks of `32 * planes`, each dealt to `planes` planes of 32: value `planes * l + j` of a block is lane `l` of
-/// plane `j`. Sixteen-bit words of packed codes then give a plane with one shift and one mask. The last block is padded with zeros.
+/// `values` come in blocks, each dealt to planes as [`Dealt`] says; the last block is padded with zeros.
 #[derive(Clone, Copy)]
 pub(crate) struct QuantizedRow<'a> {
     pub(crate) values: &'a [i16],
-    pub(crate) planes: usize,
+    pub(crate) dealt: Dealt,
     /// Scale and scaled sum of each unit of 64 values, and of each unit of 32, padded with zeros.
     pub(crate) factors: &'a [f32],
 }
@@ -115,11 +157,10 @@ impl<'a> QuantizedRow<'a> {
         }
     }
 
-    /// Value `i`.
+    /// Value `i` of a row that is in order.
     pub(crate) fn value(self, i: usize) -> i16 {
-        let block = 32 * self.planes;
-        let within = i % block;
-        self.values[i / block * block + within % self.planes * 32 + within / self.planes]
+        debug_assert_eq!(self.dealt, Dealt::Words(1), "the row is in order");
+        self.values[i]
     }
 }
 

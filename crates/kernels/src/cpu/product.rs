@@ -5,7 +5,7 @@ use std::ops::Range;
 use flashmill_layout::{Encoding, MatrixView};
 
 use super::Level;
-use super::affine::{AffineRows, Output, blocked_scratch};
+use super::affine::{AffineRows, Dealt, Output, blocked_scratch};
 use super::float::FloatProduct;
 use super::memory::{Memory, Span};
 use super::norm::SiluMul;
@@ -116,7 +116,7 @@ impl Products {
     pub(crate) fn new(level: Level, threads: usize) -> Products {
         let input = || Input {
             of: None,
-            form: Form { cols: 0, planes: 1, blocked: false },
+            form: Form { cols: 0, dealt: Dealt::Words(1), blocked: false },
             rows: Vec::new(),
             quantized: Quantized::empty(),
         };
@@ -223,8 +223,8 @@ impl Products {
     /// What `w` wants its activations to be; `None` for f32.
     fn form(&self, w: &MatrixView<'_>, n_rows: usize) -> Option<Form> {
         let Encoding::Affine(affine) = w.shape.encoding else { return None };
-        let facts = self.level.run(Facts { bits: affine.bits });
-        Some(Form { cols: w.shape.cols, planes: facts.planes, blocked: n_rows >= facts.blocked_from })
+        let (dealt, blocked) = self.level.run(Wanted { bits: affine.bits, n_rows });
+        Some(Form { cols: w.shape.cols, dealt, blocked })
     }
 
     /// Quantises the rows if `w` wants that and it has not been done; returns which of the inputs holds them.
@@ -394,21 +394,18 @@ impl Kernel for AffineProduct<'_> {
     }
 }
 
-/// What a level wants.
-struct Facts {
-    bits: u8,
-}
-
+/// How a level wants activations for codes of `bits` bits: dealt in this way, and whether in panels.
 struct Wanted {
-    planes: usize,
-    blocked_from: usize,
+    bits: u8,
+    n_rows: usize,
 }
 
-impl Kernel for Facts {
-    type Output = Wanted;
+impl Kernel for Wanted {
+    type Output = (Dealt, bool);
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Wanted {
-        Wanted { planes: s.planes(self.bits), blocked_from: S::BLOCKED_FROM }
+    fn run<S: Simd>(self, s: S) -> (Dealt, bool) {
+        let blocked = self.n_rows >= S::BLOCKED_FROM;
+        (s.dealt(self.bits, blocked), blocked)
     }
 }

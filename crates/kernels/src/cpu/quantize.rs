@@ -1,6 +1,6 @@
 //! Activations in 16 bits.
 
-use super::affine::{Blocked, PANEL, QuantizedRow};
+use super::affine::{Blocked, Dealt, PANEL, QuantizedRow};
 use super::memory::{Memory, Span};
 use super::simd::{Kernel, Simd, map};
 use crate::team::Part;
@@ -15,8 +15,8 @@ pub(crate) fn padded(cols: usize) -> usize {
 pub(crate) struct Form {
     /// Values of a row.
     pub(crate) cols: usize,
-    /// Planes of a block.
-    pub(crate) planes: usize,
+    /// How blocks of them lie.
+    pub(crate) dealt: Dealt,
     /// Whether the rows are in panels as well.
     pub(crate) blocked: bool,
 }
@@ -34,7 +34,7 @@ pub(crate) struct Quantized {
 impl Quantized {
     pub(crate) fn empty() -> Quantized {
         let none = || Memory::zeroed(0);
-        let form = Form { cols: 0, planes: 1, blocked: false };
+        let form = Form { cols: 0, dealt: Dealt::Words(1), blocked: false };
         Quantized {
             values: none(),
             factors: none(),
@@ -127,7 +127,7 @@ impl Writer {
         unsafe {
             QuantizedRow {
                 values: self.values.get(row * cols, cols),
-                planes: self.form.planes,
+                dealt: self.form.dealt,
                 factors: self.factors.get(row * n_factors, n_factors),
             }
         }
@@ -157,7 +157,7 @@ impl<'a, F: Fn(usize) -> &'a [f32]> Kernel for QuantizeRows<F> {
             // SAFETY: the rows of a share are this thread's own.
             let (values, factors) =
                 unsafe { (values.get_mut(row * cols, cols), factors.get_mut(row * n_factors, n_factors)) };
-            quantize(s, (self.source)(row), form.planes, values, factors);
+            quantize(s, (self.source)(row), form.dealt, values, factors);
         }
         if form.blocked {
             for first in share.step_by(PANEL) {
@@ -170,13 +170,13 @@ impl<'a, F: Fn(usize) -> &'a [f32]> Kernel for QuantizeRows<F> {
 
 /// One row to 16 bits; `values` and `factors` as in [`QuantizedRow`].
 #[inline(always)]
-fn quantize<S: Simd>(s: S, x: &[f32], planes: usize, values: &mut [i16], factors: &mut [f32]) {
+fn quantize<S: Simd>(s: S, x: &[f32], dealt: Dealt, values: &mut [i16], factors: &mut [f32]) {
     let cols = values.len();
     let (n64, n32) = (cols / 64, cols / 32);
     let (wide, narrow) = factors.split_at_mut(2 * n64);
     let (scales64, sums64) = wide.split_at_mut(n64);
     let (scales32, sums32) = narrow.split_at_mut(n32);
-    let block = (32 * planes).max(64);
+    let block = dealt.block().max(64);
     let mut natural = [0i16; 256];
     for first in (0..x.len()).step_by(block) {
         let natural = &mut natural[..block];
@@ -196,11 +196,11 @@ fn quantize<S: Simd>(s: S, x: &[f32], planes: usize, values: &mut [i16], factors
             }
         }
         let to = &mut values[first..first + block];
-        if planes == 1 {
+        if dealt == Dealt::Words(1) {
             to.copy_from_slice(natural);
         } else {
-            for (from, to) in natural.chunks_exact(32 * planes).zip(to.chunks_exact_mut(32 * planes)) {
-                s.deal(planes, from, to);
+            for (from, to) in natural.chunks_exact(dealt.block()).zip(to.chunks_exact_mut(dealt.block())) {
+                s.deal(dealt, from, to);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::affine::{AffineRows, Blocked, Output, QuantizedRow};
+use super::affine::{AffineRows, Blocked, Dealt, Output, QuantizedRow};
 use super::simd::{Kernel, Simd};
 
 /// No instruction set at all.
@@ -122,8 +122,8 @@ impl Simd for Scalar {
         }
     }
 
-    fn planes(self, _bits: u8) -> usize {
-        1
+    fn dealt(self, _bits: u8, _blocked: bool) -> Dealt {
+        Dealt::Words(1)
     }
 
     fn affine_rows(self, w: &AffineRows<'_>, x: QuantizedRow<'_>, y: &mut [f32]) {

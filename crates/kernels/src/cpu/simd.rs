@@ -1,6 +1,6 @@
 //! Sixteen lanes of f32: what every SIMD level provides, so that each float kernel is written once.
 
-use super::affine::{AffineRows, Blocked, Output, QuantizedRow};
+use super::affine::{AffineRows, Blocked, Dealt, Output, QuantizedRow};
 
 /// A piece of work that is compiled for every level.
 ///
@@ -61,17 +61,13 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// Rounded to nearest even; NaN becomes any value.
     fn store_i16(self, lanes: Self::F, to: &mut [i16; 16]);
 
-    /// How many planes the activations of codes of `bits` bits are dealt to, see [`QuantizedRow`].
-    fn planes(self, bits: u8) -> usize;
+    /// How the activations for codes of `bits` bits are dealt.
+    fn dealt(self, bits: u8, blocked: bool) -> Dealt;
 
-    /// Deals `from` (32 * planes values) to `planes` planes of 32: value `planes * l + j` becomes lane `l` of plane `j`.
+    /// Deals one block.
     #[inline(always)]
-    fn deal(self, planes: usize, from: &[i16], to: &mut [i16]) {
-        for j in 0..planes {
-            for l in 0..32 {
-                to[32 * j + l] = from[planes * l + j];
-            }
-        }
+    fn deal(self, dealt: Dealt, from: &[i16], to: &mut [i16]) {
+        dealt.deal(from, to);
     }
 
     /// `y = W x` for neighbouring rows of a quantised matrix.

@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use flashmill_layout::Float;
 
-use super::super::affine::{AffineRows, QuantizedRow};
+use super::super::affine::{AffineRows, Dealt, QuantizedRow};
 use super::super::simd::Simd;
 use super::{Avx2, Lanes};
 
@@ -52,7 +52,7 @@ unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
     y: &mut [f32],
 ) {
     assert_eq!(w.n_rows(), y.len(), "W has as many rows as y has values");
-    assert!(x.values.len() >= w.cols && x.planes == planes(BITS as u8), "x is quantised for W");
+    assert!(x.values.len() >= w.cols && x.dealt == Dealt::Words(planes(BITS as u8)), "x is quantised for W");
     for (row, y) in y.iter_mut().enumerate() {
         // SAFETY: the row is a row of `w`, and `x` was checked above.
         *y = s.tree(unsafe { accumulate::<BITS, UNIT>(w, x, row) });

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::affine::{AffineRows, Blocked, Output, QuantizedRow};
+use super::affine::{AffineRows, Blocked, Dealt, Output, QuantizedRow};
 use super::simd::{Kernel, Simd};
 
 mod affine;
@@ -264,8 +264,8 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn planes(self, bits: u8) -> usize {
-        affine::planes(bits)
+    fn dealt(self, bits: u8, _blocked: bool) -> Dealt {
+        Dealt::Words(affine::planes(bits))
     }
 
     #[inline(always)]

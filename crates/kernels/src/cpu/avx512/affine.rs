@@ -1,6 +1,7 @@
 //! Products with quantised weights.
 //!
-//! Codes are unpacked to sixteen bits and multiplied with `vpdpwssd`. A *partial* is a register of sixteen integer sums of which
+//! Codes of 2, 4 and 8 bits are unpacked to bytes and multiplied with both byte planes of the activations (`vpdpbusd`), the others to words
+//! (`vpdpwssd`). A *partial* is a register of sixteen integer sums of which
 //! neighbours belong to one unit; partials are folded until each lane is the sum of one unit, so that sixteen units are scaled at once.
 
 use std::arch::x86_64::*;
@@ -11,7 +12,7 @@ use super::super::affine::{AffineRows, QuantizedRow};
 use super::super::simd::Simd;
 use super::Avx512;
 
-/// Planes of the activations: codes in a sixteen-bit word; the widths that straddle words are unpacked in order.
+/// Planes of the activations of the blocked product: codes in a sixteen-bit word; the widths that straddle words are unpacked in order.
 pub(super) const fn planes(bits: u8) -> usize {
     match bits {
         2 => 8,
@@ -52,7 +53,7 @@ unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
     y: &mut [f32],
 ) {
     assert_eq!(w.n_rows(), y.len(), "W has as many rows as y has values");
-    assert!(x.values.len() >= w.cols && x.planes == planes(BITS as u8), "x is quantised for W");
+    assert!(x.values.len() >= w.cols && x.dealt == s.dealt(BITS as u8, false), "x is quantised for W");
     // Two rows share the loads of the activations. They are far apart, so that each is one long stream: on Zen 4 two neighbouring
     // rows, which the hardware takes for one stream with jumps, are read at a third of the speed.
     let (first, second) = y.split_at_mut(y.len() / 2);
@@ -72,7 +73,7 @@ unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
 /// The sixteen accumulators of `R` rows.
 ///
 /// # Safety
-/// The rows exist, and `x` is quantised for `w`: padded to 1024 values and dealt to the planes of `BITS`.
+/// The rows exist, and `x` is quantised for `w`: padded to 1024 values and dealt as `BITS` wants.
 #[inline(always)]
 unsafe fn accumulate<const BITS: usize, const UNIT: usize, const R: usize>(
     w: &AffineRows<'_>,
@@ -321,11 +322,22 @@ unsafe fn partials<const BITS: usize, const UNIT: usize, const R: usize, const S
             words[r] = load(codes[r].add(at), n);
         }
         if matches!(BITS, 2 | 4 | 8) {
-            let n_planes = 16 / BITS;
-            for j in 0..n_planes {
-                let q = _mm512_loadu_si512(q.add((i * n_planes + j) * 32).cast());
+            // Two byte products for each field: with the high bytes of the activations, and on top of 256 times that with the low ones.
+            let n_fields = 8 / BITS;
+            let q = q.add(i * 64 * n_fields);
+            for j in 0..n_fields {
+                let high = _mm512_loadu_si512(q.add(64 * j).cast());
                 for r in 0..R {
-                    sums[r] = dot_pairs(sums[r], field::<BITS>(words[r], j), q);
+                    sums[r] = _mm512_dpbusd_epi32(sums[r], byte_field::<BITS>(words[r], j), high);
+                }
+            }
+            for r in 0..R {
+                sums[r] = _mm512_slli_epi32::<8>(sums[r]);
+            }
+            for j in 0..n_fields {
+                let low = _mm512_loadu_si512(q.add(64 * j + 32).cast());
+                for r in 0..R {
+                    sums[r] = _mm512_dpbusd_epi32(sums[r], byte_field::<BITS>(words[r], j), low);
                 }
             }
         } else {
@@ -370,6 +382,21 @@ pub(super) unsafe fn load(from: *const u8, n: usize) -> __m512i {
         } else {
             _mm512_maskz_loadu_epi8((1 << n) - 1, from.cast())
         }
+    }
+}
+
+/// Field `j` of each byte.
+#[inline(always)]
+unsafe fn byte_field<const BITS: usize>(bytes: __m512i, j: usize) -> __m512i {
+    // SAFETY: the CPU's features, by the caller.
+    unsafe {
+        let shifted = match BITS * j {
+            0 => bytes,
+            2 => _mm512_srli_epi16::<2>(bytes),
+            4 => _mm512_srli_epi16::<4>(bytes),
+            _ => _mm512_srli_epi16::<6>(bytes),
+        };
+        if BITS == 8 { bytes } else { _mm512_and_si512(shifted, _mm512_set1_epi8((1 << BITS) - 1)) }
     }
 }
 

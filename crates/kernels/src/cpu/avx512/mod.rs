@@ -2,11 +2,12 @@
 
 use std::arch::x86_64::*;
 
-use super::affine::{AffineRows, Blocked, Output, QuantizedRow};
+use super::affine::{AffineRows, Blocked, Dealt, Output, QuantizedRow};
 use super::simd::{Kernel, Simd};
 
 mod affine;
 mod blocked;
+mod deal;
 
 /// The proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI (and all of AVX2, FMA and F16C).
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -186,8 +187,28 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn planes(self, bits: u8) -> usize {
-        affine::planes(bits)
+    fn dealt(self, bits: u8, blocked: bool) -> Dealt {
+        match bits {
+            2 | 4 | 8 if blocked => Dealt::Words(16 / usize::from(bits)),
+            2 | 4 | 8 => Dealt::Bytes(8 / usize::from(bits)),
+            _ => Dealt::Words(1),
+        }
+    }
+
+    #[inline(always)]
+    fn deal(self, dealt: Dealt, from: &[i16], to: &mut [i16]) {
+        assert!(from.len() == dealt.block() && to.len() == dealt.block(), "one block");
+        // SAFETY: the token proves the CPU's features, and the lengths were checked.
+        unsafe {
+            match dealt {
+                Dealt::Bytes(1) => deal::bytes::<1>(from, to),
+                Dealt::Bytes(2) => deal::bytes::<2>(from, to),
+                Dealt::Bytes(4) => deal::bytes::<4>(from, to),
+                Dealt::Words(2) => deal::words::<2>(from, to),
+                Dealt::Words(4) => deal::words::<4>(from, to),
+                other => other.deal(from, to),
+            }
+        }
     }
 
     #[inline(always)]
