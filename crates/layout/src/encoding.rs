@@ -1,5 +1,7 @@
 use half::{bf16, f16};
 
+use crate::GgmlType;
+
 /// The most parts (planes of bytes) that an encoding has.
 pub const MAX_PARTS: usize = 3;
 
@@ -53,13 +55,20 @@ pub enum Encoding {
     Float(Float),
     /// Three parts: codes, scales, biases.
     Affine(Affine),
+    /// One part: GGML's blocks. Never a plain float, which is [`Encoding::Float`].
+    Ggml(GgmlType),
 }
 
 impl Encoding {
+    /// The encoding of a GGML type.
+    pub fn of_ggml(ty: GgmlType) -> Encoding {
+        ty.float().map_or(Encoding::Ggml(ty), Encoding::Float)
+    }
+
     /// Number of parts, each an array of rows of its own.
     pub fn n_parts(self) -> usize {
         match self {
-            Encoding::Float(_) => 1,
+            Encoding::Float(_) | Encoding::Ggml(_) => 1,
             Encoding::Affine(_) => 3,
         }
     }
@@ -69,6 +78,7 @@ impl Encoding {
         match self {
             Encoding::Float(_) => 1,
             Encoding::Affine(affine) => usize::from(affine.group),
+            Encoding::Ggml(ty) => ty.block_values(),
         }
     }
 
@@ -79,6 +89,7 @@ impl Encoding {
             Encoding::Float(float) => cols * float.bytes(),
             Encoding::Affine(affine) if part == 0 => cols * usize::from(affine.bits) / 8,
             Encoding::Affine(affine) => cols / usize::from(affine.group) * affine.scales.bytes(),
+            Encoding::Ggml(ty) => ty.row_bytes(cols),
         }
     }
 
@@ -108,6 +119,7 @@ impl Encoding {
                     *value = f32::from(affine.code(parts[0], i)) * scale + bias;
                 }
             }
+            Encoding::Ggml(ty) => ty.decode_row(parts[0], out),
         }
     }
 }
@@ -141,6 +153,7 @@ impl std::fmt::Display for Encoding {
             Encoding::Affine(affine) => {
                 write!(f, "affine {}-bit, group {}, {} scales", affine.bits, affine.group, affine.scales)
             }
+            Encoding::Ggml(ty) => f.write_str(ty.name()),
         }
     }
 }

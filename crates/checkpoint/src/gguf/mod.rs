@@ -25,5 +25,4 @@ pub use header::{Header, read_header};
 pub use model::{GgufModel, describe};
 pub use split::SplitName;
 pub use tensor::{Tensor, TensorType};
-pub use tensors::encoding_of;
 pub use value::{Array, Kind, Metadata, Strings, Value};

@@ -3,18 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use flashmill_layout::{Encoding, Extent, FileId, GgmlType, MatrixShape};
+use flashmill_layout::{Encoding, Extent, FileId, MatrixShape};
 
 use super::error::Problem;
 use super::files::Gguf;
 use super::tensor::{Tensor, TensorType};
 use crate::modules::Stored;
 use crate::weights::{MatrixRef, VectorMap, VectorRef};
-
-/// How rows of a type are stored; `None` if no kernel reads it.
-pub fn encoding_of(ty: GgmlType) -> Option<Encoding> {
-    ty.float().map(Encoding::Float)
-}
 
 /// The tensors that no role has taken yet, by name.
 pub(super) struct Tensors<'a> {
@@ -52,7 +47,7 @@ impl<'a> Tensors<'a> {
     ) -> Result<Stored, Problem> {
         let (file, tensor) = self.take(name, &[cols, rows, n.unwrap_or(1)], needed_by)?;
         let encoding = match tensor.ty {
-            TensorType::Weights(ty) => encoding_of(ty),
+            TensorType::Weights(ty) => Some(Encoding::of_ggml(ty)),
             TensorType::Other { .. } => None,
         };
         let expected = "a type that weights are read from";

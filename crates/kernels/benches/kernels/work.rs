@@ -96,7 +96,7 @@ fn fill(encoding: Encoding, part: usize, bytes: &mut [u8]) {
     let float = match encoding {
         Encoding::Affine(affine) if part > 0 => affine.scales,
         Encoding::Float(float) => float,
-        Encoding::Affine(_) => {
+        Encoding::Affine(_) | Encoding::Ggml(_) => {
             let mut state = 0x9e37_79b9_7f4a_7c15u64;
             for chunk in bytes.chunks_mut(8) {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

@@ -44,6 +44,7 @@ fn weights(random: &mut Random, shape: MatrixShape) -> Vec<Vec<u8>> {
             let codes = random.bytes(shape.part_bytes(0));
             vec![codes, random.floats(affine.scales, groups), random.floats(affine.scales, groups)]
         }
+        Encoding::Ggml(ty) => unreachable!("no fast product for {ty} yet"),
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn product_bound(
     let cols = w.shape.cols;
     let activation_error = match w.shape.encoding {
         Encoding::Float(_) => 0.0,
-        Encoding::Affine(_) => precision.activation_error,
+        Encoding::Affine(_) | Encoding::Ggml(_) => precision.activation_error,
     };
     let mut bounds = vec![0.0; x.len() / cols * w.shape.rows];
     for i in 0..w.shape.rows {

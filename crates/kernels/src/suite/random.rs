@@ -88,6 +88,7 @@ impl StoredMatrix {
                 vec![stored(float, lead, (0..rows * cols).map(|_| spread * random.normal()))]
             }
             Encoding::Affine(affine) => affine_parts(random, &shape, affine, lead, spread),
+            Encoding::Ggml(ty) => unreachable!("{ty} is not among the encodings of the suite"),
         };
         StoredMatrix { shape, parts, lead }
     }
@@ -108,7 +109,7 @@ impl StoredMatrix {
     pub fn magnitudes(&self, row: usize) -> Vec<f32> {
         let mut out = vec![0.0; self.shape.cols];
         match self.shape.encoding {
-            Encoding::Float(_) => {
+            Encoding::Float(_) | Encoding::Ggml(_) => {
                 self.view().decode_row(row, &mut out);
                 out.iter_mut().for_each(|value| *value = value.abs());
             }
@@ -173,5 +174,6 @@ pub(super) fn some_cols(random: &mut Random, encoding: Encoding) -> usize {
     match encoding {
         Encoding::Float(_) => random.pick(&[1, 7, 16, 31, 80, 96, 192, 273, 520]),
         Encoding::Affine(affine) => usize::from(affine.group) * random.pick(&[1, 2, 3, 5, 6, 8, 16, 17, 19]),
+        Encoding::Ggml(ty) => ty.block_values() * random.pick(&[1, 2, 3, 5]),
     }
 }
