@@ -4,7 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
-use flashmill_checkpoint::gguf::{Gguf, GgufFile, describe, read_header};
+use flashmill_checkpoint::Checkpoint;
+use flashmill_checkpoint::gguf::{Gguf, GgufFile, read_header};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -21,6 +22,12 @@ fuzz_target!(|input: &[u8]| {
         assert!(i == 0 || ends[i - 1].1 <= begin, "{begin}..{end} overlaps another");
     }
     if let Ok(gguf) = Gguf::new(vec![GgufFile { path: PathBuf::from("fuzz.gguf"), len, header }]) {
-        let _ = describe(&gguf);
+        let Ok(checkpoint) = Checkpoint::of_gguf(&gguf) else { return };
+        checkpoint.inspect();
+        for layer in 0..checkpoint.spec().layers.len() {
+            for extent in checkpoint.bundle_extents(layer) {
+                assert!(extent.end() <= len, "{extent:?}");
+            }
+        }
     }
 });

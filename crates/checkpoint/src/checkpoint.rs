@@ -6,7 +6,7 @@ use flashmill_layout::{Extent, MatrixShape};
 use crate::bundles::LayerBundles;
 use crate::config::{self, Config};
 use crate::error::CheckpointError;
-use crate::files::{self, FileEntry, Table};
+use crate::files::{self, FileEntry, Source, Table};
 use crate::gguf::{self, Gguf, GgufError, GgufModel};
 use crate::modules::Modules;
 use crate::names;
@@ -15,10 +15,14 @@ use crate::spec::ModelSpec;
 use crate::trunk::{self, Convention};
 use crate::weights::{BundleRef, Trunk};
 
-/// A model directory, described: what the model is and where each of its weights lies. Holds no open file and no weight.
+/// The metadata of a GGUF model whose weights are stored in another form, in a file without tensors.
+const GGUF_METADATA: &str = "metadata.gguf";
+
+/// A model, described: what it is and where each of its weights lies. Holds no open file and no weight.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
     dir: PathBuf,
+    gguf_metadata: Option<PathBuf>,
     files: Vec<FileEntry>,
     spec: ModelSpec,
     trunk: Trunk,
@@ -28,25 +32,28 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Reads the config and the headers of a Hugging Face or MLX directory; `path` may also be a file in it, the config or one
-    /// of the weights.
+    /// Reads the headers of a model: of a GGUF file (all files if it is one of a split model), of a directory with one GGUF
+    /// model, or of a Hugging Face or MLX directory and its config. A file of such a directory stands for it.
     pub fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
-        let dir = files::directory(path)?;
+        let dir = match files::source(path)? {
+            Source::Gguf(path) => return Ok(Checkpoint::of_gguf(&Gguf::open(&path)?)?),
+            Source::Directory(dir) => dir,
+        };
         let (config_path, bytes) = files::read_config(&dir)?;
         let config = config::parse(&config_path, &bytes)?;
         let (files, table) = files::open(&dir)?;
         Checkpoint::describe(dir, &config_path, config, files, table)
     }
 
-    /// Reads the headers of a GGUF file, of all parts if it is one of a split model.
-    #[doc(hidden)]
-    pub fn open_gguf(path: &Path) -> Result<Checkpoint, GgufError> {
-        let gguf = Gguf::open(path)?;
-        let GgufModel { spec, trunk, bundles, notes } = gguf::describe(&gguf)?;
-        let files = gguf.files().iter().map(|file| FileEntry { path: file.path.clone(), len: file.len });
+    /// The model of GGUF headers that have been read.
+    pub fn of_gguf(gguf: &Gguf) -> Result<Checkpoint, GgufError> {
+        let GgufModel { spec, trunk, bundles, notes } = gguf::describe(gguf)?;
+        let files: Vec<FileEntry> =
+            gguf.files().iter().map(|file| FileEntry { path: file.path.clone(), len: file.len }).collect();
         Ok(Checkpoint {
-            dir: files::parent(path),
-            files: files.collect(),
+            dir: files::parent(&files[0].path),
+            gguf_metadata: Some(files[0].path.clone()),
+            files,
             spec,
             trunk,
             bundles: bundles.into_iter().map(Some).collect(),
@@ -74,14 +81,21 @@ impl Checkpoint {
             bundles: weights.bundles,
             convention: weights.convention,
             notes,
+            gguf_metadata: Some(dir.join(GGUF_METADATA)).filter(|path| path.exists()),
             dir,
             files,
         })
     }
 
-    /// The directory.
+    /// The directory that it lies in.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The GGUF file whose metadata hold tokenizer, chat template and sampling settings: the model's own first file, or the
+    /// `metadata.gguf` that stands in its directory. `None` where these are files of their own.
+    pub fn gguf_metadata(&self) -> Option<&Path> {
+        self.gguf_metadata.as_deref()
     }
 
     /// The files of weights; an extent's `FileId` is a place in this list.

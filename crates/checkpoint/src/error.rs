@@ -1,6 +1,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::gguf::GgufError;
+
 /// Why a checkpoint cannot be used. Each message is one line that names the file, and the field or tensor in it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -16,7 +18,9 @@ pub enum CheckpointError {
         source: io::Error,
     },
     /// The directory is not a checkpoint.
-    #[error("{dir} holds no config.json; give the directory of a Hugging Face or MLX model")]
+    #[error(
+        "{dir} holds no config.json and no GGUF file; give a GGUF file, or the directory of a Hugging Face or MLX model"
+    )]
     NoConfig {
         /// The directory.
         dir: PathBuf,
@@ -29,9 +33,14 @@ pub enum CheckpointError {
         /// The directory.
         dir: PathBuf,
     },
-    /// A GGUF file.
-    #[error("{path}: GGUF files are not read yet; give a Hugging Face or MLX directory of safetensors files")]
-    GgufNotRead {
+    /// A GGUF file that cannot be used.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    /// A file that belongs to no model.
+    #[error(
+        "{path} is no part of a model; give a GGUF file, or the directory of a Hugging Face or MLX model"
+    )]
+    UnknownFile {
         /// The file.
         path: PathBuf,
     },

@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::error::CheckpointError;
 use crate::fields::short;
+use crate::gguf::Gguf;
 use crate::header::{self, Dtype, Header};
 
 /// One file of weights.
@@ -45,17 +46,39 @@ const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The directory that `path` means: itself, or the parent of a config, an index or a file of weights.
-pub(crate) fn directory(path: &Path) -> Result<PathBuf, CheckpointError> {
+/// What a path that a user gives means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A directory with a config and safetensors files.
+    Directory(PathBuf),
+    /// A GGUF file, or one of the files of a split model.
+    Gguf(PathBuf),
+}
+
+/// A file stands for its model: a GGUF file for itself, a config, an index or a file of weights for its directory. A directory
+/// without safetensors files stands for the GGUF model in it.
+pub(crate) fn source(path: &Path) -> Result<Source, CheckpointError> {
     let metadata = std::fs::metadata(path).map_err(|source| io_error(path, "open", source))?;
     if metadata.is_dir() {
-        return Ok(path.to_owned());
+        // An index without its files is a download that has not ended.
+        let has_safetensors = path.join(INDEX).exists() || !named_shards(path)?.is_empty();
+        let gguf = if has_safetensors { None } else { Gguf::in_directory(path)? };
+        return Ok(gguf.map_or_else(|| Source::Directory(path.to_owned()), Source::Gguf));
     }
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("gguf") => Err(CheckpointError::GgufNotRead { path: path.to_owned() }),
-        Some("json" | "safetensors") => Ok(parent(path)),
-        _ => Err(CheckpointError::NoConfig { dir: path.to_owned() }),
+        Some("gguf") => Ok(Source::Gguf(path.to_owned())),
+        Some("json" | "safetensors") => Ok(Source::Directory(parent(path))),
+        // Stores that name files by their checksum give no extension.
+        _ if metadata.is_file() && starts_as_gguf(path)? => Ok(Source::Gguf(path.to_owned())),
+        _ => Err(CheckpointError::UnknownFile { path: path.to_owned() }),
     }
+}
+
+fn starts_as_gguf(path: &Path) -> Result<bool, CheckpointError> {
+    let (file, _) = open_file(path)?;
+    let mut start = Vec::new();
+    file.take(4).read_to_end(&mut start).map_err(|source| io_error(path, "read", source))?;
+    Ok(start == b"GGUF")
 }
 
 /// The directory of a file.
@@ -72,10 +95,7 @@ pub(crate) fn read_config(dir: &Path) -> Result<(PathBuf, Vec<u8>), CheckpointEr
     match read_json_file(&path, MAX_CONFIG_BYTES) {
         Ok(bytes) => Ok((path, bytes)),
         Err(CheckpointError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
-            Err(match first_gguf(dir) {
-                Some(path) => CheckpointError::GgufNotRead { path },
-                None => CheckpointError::NoConfig { dir: dir.to_owned() },
-            })
+            Err(CheckpointError::NoConfig { dir: dir.to_owned() })
         }
         Err(error) => Err(error),
     }
@@ -138,8 +158,18 @@ fn list(dir: &Path) -> Result<(Vec<PathBuf>, Option<Index>), CheckpointError> {
         }
         return Ok((shards, Some(index)));
     }
-    let mut shards = Vec::new();
+    let shards = named_shards(dir)?;
+    check_counted(dir, &shards)?;
+    match shards.is_empty() {
+        false => Ok((shards, None)),
+        true => Err(CheckpointError::NoWeights { dir: dir.to_owned() }),
+    }
+}
+
+/// Every `model*.safetensors` of a directory, by name.
+fn named_shards(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let unreadable = |source| io_error(dir, "list", source);
+    let mut shards = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(unreadable)? {
         let entry = entry.map_err(unreadable)?;
         let name = entry.file_name();
@@ -148,12 +178,7 @@ fn list(dir: &Path) -> Result<(Vec<PathBuf>, Option<Index>), CheckpointError> {
         }
     }
     shards.sort();
-    check_counted(dir, &shards)?;
-    match (shards.is_empty(), first_gguf(dir)) {
-        (false, _) => Ok((shards, None)),
-        (true, Some(path)) => Err(CheckpointError::GgufNotRead { path }),
-        (true, None) => Err(CheckpointError::NoWeights { dir: dir.to_owned() }),
-    }
+    Ok(shards)
 }
 
 /// Files named `model-00002-of-00005.safetensors` say how many there must be.
@@ -253,13 +278,6 @@ fn read_json_file(path: &Path, limit: u64) -> Result<Vec<u8>, CheckpointError> {
     // The file may have grown since.
     file.take(limit).read_to_end(&mut bytes).map_err(|source| io_error(path, "read", source))?;
     Ok(bytes)
-}
-
-fn first_gguf(dir: &Path) -> Option<PathBuf> {
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "gguf"));
-    paths.sort();
-    paths.into_iter().next()
 }
 
 fn io_error(path: &Path, action: &'static str, source: io::Error) -> CheckpointError {

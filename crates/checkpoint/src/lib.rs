@@ -4,6 +4,7 @@
 //! ```text
 //! config.json ──config, quantization──▶ ModelSpec ─┐
 //! *.safetensors ──header──▶ files: one table ──modules, trunk, bundles──▶ Checkpoint
+//! *.gguf ──────────────────────────────gguf──────────────────────────────────┘
 //! ```
 //!
 //! Every length, offset and size from a file is bounded before use; what is wrong is a [`CheckpointError`] that names the file
@@ -17,7 +18,6 @@ mod fields;
 mod files;
 #[doc(hidden)]
 pub mod fuzzing;
-#[doc(hidden)]
 pub mod gguf;
 mod header;
 mod inspect;

@@ -136,8 +136,8 @@ pub enum Problem {
     SplitTensors { found: u64, expected: u64 },
     #[error("the tensor {tensor:?} is also in {other}; remove the file that does not belong")]
     TensorInTwoFiles { tensor: String, other: PathBuf },
-    #[error("a directory with several GGUF models ({first}, {second}); name the file to run")]
-    SeveralModels { first: String, second: String },
+    #[error("a directory with several GGUF models, {}; name the file to run", listed(names))]
+    SeveralModels { names: Vec<String> },
 
     #[error(
         "the architecture {architecture:?} is not supported; supported are qwen35moe, qwen3next and qwen3moe"
@@ -166,4 +166,14 @@ pub enum Problem {
         "the tensor {tensor:?} belongs to the model, but nothing uses it; leaving it out would change the results"
     )]
     UnusedTensor { tensor: String },
+}
+
+/// The first few names, and how many more there are.
+fn listed(names: &[String]) -> String {
+    const SHOWN: usize = 8;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    match names.len().checked_sub(SHOWN) {
+        Some(more @ 1..) => format!("{shown} and {more} more"),
+        _ => shown,
+    }
 }

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -36,8 +36,7 @@ impl Gguf {
         let mut files = Vec::new();
         for (no, part) in (1..).zip(split.paths()) {
             if !part.exists() {
-                let name = part.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let problem = Problem::MissingSplit { no, count: split.count, name };
+                let problem = Problem::MissingSplit { no, count: split.count, name: file_name(&part) };
                 return Err(GgufError::new(path, problem));
             }
             files.push(open_file(&part)?);
@@ -61,28 +60,23 @@ impl Gguf {
         Ok(Gguf { files })
     }
 
-    /// The model of a directory: the one GGUF file in it, or the first file of the one split model. Vision projectors
-    /// (`mmproj*`) do not count.
+    /// The model of a directory: the one GGUF file in it, or the first file of the one split model, whether it is there or
+    /// not. Vision projectors (`mmproj`) and importance matrices (`imatrix`) do not count.
     pub fn in_directory(dir: &Path) -> Result<Option<PathBuf>, GgufError> {
         let unreadable = |source| GgufError::new(dir, Problem::Io { action: "list", source });
-        let mut models = Vec::new();
+        let mut models = BTreeSet::new();
         for entry in std::fs::read_dir(dir).map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let first = SplitName::parse(&path).is_none_or(|split| split.no == 1);
-            if name.ends_with(".gguf") && !name.starts_with("mmproj") && first {
-                models.push(path);
+            let name = file_name(&path).to_lowercase();
+            if name.ends_with(".gguf") && !["mmproj", "imatrix"].iter().any(|other| name.contains(other)) {
+                models.insert(SplitName::parse(&path).map_or(path, |split| split.path(1)));
             }
         }
-        models.sort();
-        match models.as_slice() {
-            [first, second, ..] => {
-                let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let (first, second) = (name(first), name(second));
-                Err(GgufError::new(dir, Problem::SeveralModels { first, second }))
-            }
-            _ => Ok(models.pop()),
+        if models.len() > 1 {
+            let names = models.iter().map(|path| file_name(path)).collect();
+            return Err(GgufError::new(dir, Problem::SeveralModels { names }));
         }
+        Ok(models.pop_first())
     }
 
     /// The files; a `FileId` is a place in this list.
@@ -99,6 +93,15 @@ impl Gguf {
     pub fn tensors(&self) -> impl Iterator<Item = (FileId, &Tensor)> + '_ {
         (0..).zip(&self.files).flat_map(|(id, file)| file.header.tensors.iter().map(move |t| (FileId(id), t)))
     }
+}
+
+/// The metadata of a GGUF file; of a split model, its first file has them.
+pub fn read_metadata(path: &Path) -> Result<Metadata, GgufError> {
+    open_file(path).map(|file| file.header.metadata)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn open_file(path: &Path) -> Result<GgufFile, GgufError> {

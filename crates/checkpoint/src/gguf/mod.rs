@@ -20,9 +20,9 @@ mod tensors;
 mod value;
 
 pub use error::{GgufError, Place, Problem};
-pub use files::{Gguf, GgufFile};
+pub use files::{Gguf, GgufFile, read_metadata};
 pub use header::{Header, read_header};
-pub use model::{GgufModel, describe};
+pub(crate) use model::{GgufModel, describe};
 pub use split::SplitName;
 pub use tensor::{Tensor, TensorType};
 pub use value::{Array, Kind, Metadata, Strings, Value};

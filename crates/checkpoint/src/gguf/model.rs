@@ -14,19 +14,17 @@ use crate::weights::{
 
 /// A model and where its weights lie.
 #[derive(Clone, Debug, PartialEq)]
-pub struct GgufModel {
-    /// What the model is.
-    pub spec: ModelSpec,
-    /// The weights that every token uses.
-    pub trunk: Trunk,
+pub(crate) struct GgufModel {
+    pub(crate) spec: ModelSpec,
+    pub(crate) trunk: Trunk,
     /// The routed experts of each layer.
     pub(crate) bundles: Vec<LayerBundles>,
-    /// What the user may want to know: keys and tensors that nothing uses.
-    pub notes: Vec<Note>,
+    /// Keys and tensors that nothing uses.
+    pub(crate) notes: Vec<Note>,
 }
 
 /// Reads the metadata and finds every weight.
-pub fn describe(gguf: &Gguf) -> Result<GgufModel, GgufError> {
+pub(crate) fn describe(gguf: &Gguf) -> Result<GgufModel, GgufError> {
     find(gguf).map_err(|problem| GgufError::new(&gguf.files()[0].path, problem))
 }
 

@@ -57,12 +57,13 @@ fn missing_files() {
     fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     says(&refused(dir.path()), &["neither model.safetensors"]);
     fs::write(dir.path().join("model.gguf"), "GGUF").unwrap();
-    says(&refused(dir.path()), &["model.gguf", "GGUF files are not read yet"]);
-    says(&refused(&dir.path().join("model.gguf")), &["GGUF files are not read yet"]);
-    fs::remove_file(dir.path().join("config.json")).unwrap();
-    says(&refused(dir.path()), &["GGUF files are not read yet"]);
+    says(&refused(dir.path()), &["model.gguf: the start of the header", "truncated"]);
+    says(&refused(&dir.path().join("model.gguf")), &["model.gguf: the start of the header", "truncated"]);
     fs::remove_file(dir.path().join("model.gguf")).unwrap();
-    says(&refused(dir.path()), &["no config.json"]);
+    fs::remove_file(dir.path().join("config.json")).unwrap();
+    says(&refused(dir.path()), &["no config.json and no GGUF file"]);
+    fs::write(dir.path().join("notes.txt"), "GGU").unwrap();
+    says(&refused(&dir.path().join("notes.txt")), &["notes.txt is no part of a model"]);
     says(&refused(&dir.path().join("nowhere")), &["nowhere", "cannot open"]);
 }
 

@@ -8,8 +8,8 @@ use flashmill_checkpoint::{
     MixerKind, MixerRef, ModelSpec, MoeSpec, Note, SkippedGroup, VectorMap,
 };
 
-use crate::gguf_support::{ARRAY, BOOL, Draft, F32, STRING, U32, array, convert, glu, open_set, string};
-use crate::support::{decode, fixture, open as open_hf, says, values};
+use crate::gguf_support::{ARRAY, BOOL, Draft, F32, STRING, U32, array, convert, glu, string};
+use crate::support::{copy, decode, fixture, open as open_hf, refused, says, values};
 
 /// What is done to a good file.
 type Change = fn(&mut Draft);
@@ -121,7 +121,7 @@ fn delta_net(checkpoint: &Checkpoint, layer: usize) -> &DeltaNetRef {
 #[test]
 fn the_fixture_holds_the_weights_of_the_hugging_face_one() {
     let (_dir, path) = f32_fixture().write();
-    let gguf = Checkpoint::open_gguf(&path).unwrap();
+    let gguf = Checkpoint::open(&path).unwrap();
     let hf = open_hf(&fixture("qwen3_5_moe"));
     let sizes = gguf.spec().delta_net.unwrap();
     let to = tiled(&sizes);
@@ -222,7 +222,7 @@ fn assert_same_model(a: &Checkpoint, b: &Checkpoint) {
 /// Describes a draft while its file is there, so that values can be read.
 fn opened<T>(draft: &Draft, use_it: impl FnOnce(&Checkpoint) -> T) -> T {
     let (_dir, path) = draft.write();
-    use_it(&Checkpoint::open_gguf(&path).unwrap_or_else(|error| panic!("{error}")))
+    use_it(&Checkpoint::open(&path).unwrap_or_else(|error| panic!("{error}")))
 }
 
 #[test]
@@ -435,11 +435,12 @@ fn split_models_open_from_any_part() {
     let draft = convert(&hf);
     let dir = write_split(&draft, 4);
     for no in 0..4 {
-        let checkpoint = Checkpoint::open_gguf(&dir.path().join(part_name(no, 4))).unwrap();
+        let checkpoint = Checkpoint::open(&dir.path().join(part_name(no, 4))).unwrap();
         assert_eq!(checkpoint.files().len(), 4);
         assert_eq!(checkpoint.dir(), dir.path());
         assert_same_model(&checkpoint, &hf);
     }
+    assert_same_model(&Checkpoint::open(dir.path()).unwrap(), &hf);
     assert_eq!(Gguf::in_directory(dir.path()).unwrap().unwrap(), dir.path().join(part_name(0, 4)));
     assert_eq!(SplitName::parse(&dir.path().join(part_name(2, 4))).unwrap().paths().count(), 4);
 }
@@ -489,13 +490,43 @@ fn damaged_sets_of_parts_are_refused() {
 }
 
 #[test]
-fn a_directory_has_one_model() {
+fn a_directory_stands_for_its_one_model() {
     let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str| std::fs::write(dir.path().join(name), "").unwrap();
     assert_eq!(Gguf::in_directory(dir.path()).unwrap(), None);
+    let model = convert(&open_hf(&fixture("qwen3_moe"))).bytes();
+    std::fs::write(dir.path().join("a.gguf"), &model).unwrap();
+    let expected = Checkpoint::open(&dir.path().join("a.gguf")).unwrap();
+    assert_eq!(expected.gguf_metadata(), Some(&*dir.path().join("a.gguf")));
+    // What lies beside models: vision projectors, importance matrices, a config, a file that is no model.
+    for name in ["mmproj-F16.gguf", "Qwen-mmproj.gguf", "imatrix_unsloth.gguf", "config.json", "README.md"] {
+        write(name);
+    }
+    assert_eq!(Checkpoint::open(dir.path()).unwrap(), expected);
+    // A store that names files by their checksums.
+    std::fs::write(dir.path().join("sha256-1f3e"), &model).unwrap();
+    assert_eq!(Checkpoint::open(&dir.path().join("sha256-1f3e")).unwrap().spec(), expected.spec());
+
+    write("b-00002-of-00002.gguf");
+    let message = refused(dir.path());
+    says(&message, &["several GGUF models, a.gguf, b-00001-of-00002.gguf; name the file"]);
+    (0..9).for_each(|i| write(&format!("c{i}.gguf")));
+    says(&refused(dir.path()), &["c5.gguf and 3 more; name the file"]);
+    // Any file of a split model stands for it, also if the first is missing.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("b-00002-of-00002.gguf"), "").unwrap();
+    says(&refused(dir.path()), &["part 1 of 2, b-00001-of-00002.gguf, is missing"]);
+}
+
+#[test]
+fn safetensors_come_before_gguf() {
+    let dir = copy("qwen3_moe");
+    let expected = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(expected.gguf_metadata(), None);
     std::fs::write(dir.path().join("a.gguf"), "").unwrap();
-    std::fs::write(dir.path().join("mmproj-F16.gguf"), "").unwrap();
-    assert_eq!(Gguf::in_directory(dir.path()).unwrap(), Some(dir.path().join("a.gguf")));
-    std::fs::write(dir.path().join("b-00001-of-00002.gguf"), "").unwrap();
-    says(&Gguf::in_directory(dir.path()).unwrap_err().to_string(), &["a.gguf", "b-00001-of-00002.gguf"]);
-    assert_eq!(open_set("qwen3_5_moe_gguf").files().len(), 1);
+    std::fs::write(dir.path().join("b.gguf"), "").unwrap();
+    assert_eq!(Checkpoint::open(dir.path()).unwrap(), expected);
+    std::fs::write(dir.path().join("metadata.gguf"), "").unwrap();
+    let with_metadata = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(with_metadata.gguf_metadata(), Some(&*dir.path().join("metadata.gguf")));
 }

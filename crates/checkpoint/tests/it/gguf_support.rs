@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use flashmill_checkpoint::gguf::{Array, Gguf, Header, TensorType, Value, read_header};
+use flashmill_checkpoint::gguf::{Array, Header, TensorType, Value, read_header};
 use flashmill_checkpoint::{Checkpoint, DeltaNetSpec, Family, GluRef, MatrixRef, MixerRef, VectorRef};
 
 use crate::support::{decode, fixture, values};
@@ -146,7 +146,7 @@ impl Draft {
     /// What the library makes of it.
     pub(crate) fn describe(&self) -> Result<Checkpoint, String> {
         let (_dir, path) = self.write();
-        Checkpoint::open_gguf(&path).map_err(|error| {
+        Checkpoint::open(&path).map_err(|error| {
             let message = error.to_string();
             assert_eq!(message.lines().count(), 1, "{message}");
             assert!(message.contains("model.gguf"), "{message}");
@@ -171,10 +171,6 @@ pub(crate) fn open(name: &str) -> (Header, Vec<u8>) {
     let bytes = std::fs::read(&path).unwrap();
     let header = read_header(&path, bytes.as_slice(), bytes.len() as u64).unwrap();
     (header, bytes)
-}
-
-pub(crate) fn open_set(name: &str) -> Gguf {
-    Gguf::open(&fixture(name).join("model.gguf")).unwrap()
 }
 
 /// A checkpoint of another format as a GGUF file in F32, as llama.cpp's converter would lay it out: DeltaNet heads as they are

@@ -76,6 +76,18 @@ fn qwen3_moe() {
     check("qwen3_moe", &[REFERENCE, FAST, FAST_F32]);
 }
 
+/// Nine types of blocks, tiled value heads, a block behind the model's own that predicts further tokens.
+#[test]
+fn qwen3_5_moe_gguf() {
+    check("qwen3_5_moe_gguf", &[REFERENCE]);
+}
+
+/// K-quants and the real sizes of heads.
+#[test]
+fn qwen3_5_moe_kquant() {
+    check("qwen3_5_moe_kquant", &[REFERENCE]);
+}
+
 #[test]
 fn eight_bit_kv_keeps_the_greedy_path_close() {
     // Not held to a golden tolerance: the number is reported, and must be small beside the spread of the logits (2.5).
