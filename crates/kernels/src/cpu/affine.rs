@@ -18,14 +18,16 @@ pub(crate) struct AffineRows<'a> {
 }
 
 impl<'a> AffineRows<'a> {
-    /// Rows `rows` of `w`, if it has affine groups.
-    pub(crate) fn of(w: &MatrixView<'a>, rows: Range<usize>) -> Option<AffineRows<'a>> {
-        let Encoding::Affine(affine) = w.shape.encoding else { return None };
+    /// Rows `rows` of `w`, which has affine groups.
+    pub(crate) fn of(w: &MatrixView<'a>, rows: Range<usize>) -> AffineRows<'a> {
+        let Encoding::Affine(affine) = w.shape.encoding else {
+            unreachable!("affine groups, not {}", w.shape.encoding)
+        };
         let part = |i: usize| {
             let bytes = w.shape.encoding.part_row_bytes(i, w.shape.cols);
             &w.parts[i][rows.start * bytes..rows.end * bytes]
         };
-        Some(AffineRows { affine, cols: w.shape.cols, codes: part(0), scales: part(1), biases: part(2) })
+        AffineRows { affine, cols: w.shape.cols, codes: part(0), scales: part(1), biases: part(2) }
     }
 
     /// Some of the rows.
@@ -133,6 +135,9 @@ impl Dealt {
     }
 }
 
+/// Factors of a unit of activations: scale, scaled sum, integer sum.
+pub(crate) const FACTORS: usize = 3;
+
 /// A row of activations in signed 16 bits.
 ///
 /// `values` come in blocks, each dealt to planes as [`Dealt`] says; the last block is padded with zeros.
@@ -140,21 +145,18 @@ impl Dealt {
 pub(crate) struct QuantizedRow<'a> {
     pub(crate) values: &'a [i16],
     pub(crate) dealt: Dealt,
-    /// Scale and scaled sum of each unit of 64 values, and of each unit of 32, padded with zeros.
+    /// Values of a unit: 16, 32 or 64.
+    pub(crate) unit: usize,
+    /// Of each unit its scale, then of each its scaled sum, then of each its integer sum (exact), padded with zeros.
     pub(crate) factors: &'a [f32],
 }
 
 impl<'a> QuantizedRow<'a> {
     /// Scales and scaled sums of the units of `unit` values; at least `n_units` rounded up to 16 of each.
     pub(crate) fn units(self, unit: usize) -> (&'a [f32], &'a [f32]) {
-        let cols = self.values.len();
-        let (n64, n32) = (cols / 64, cols / 32);
-        let (wide, narrow) = self.factors.split_at(2 * n64);
-        match unit {
-            64 => wide.split_at(n64),
-            32 => narrow.split_at(n32),
-            _ => unreachable!("units have 32 or 64 values"),
-        }
+        assert_eq!(unit, self.unit, "the row is quantised for the weights' units");
+        let n = self.factors.len() / FACTORS;
+        (&self.factors[..n], &self.factors[n..2 * n])
     }
 
     /// Value `i` of a row that is in order.
@@ -172,7 +174,9 @@ impl<'a> QuantizedRow<'a> {
 pub(crate) struct Blocked<'a> {
     /// `[panel][pair][PANEL]`.
     pub(crate) pairs: &'a [i32],
-    /// `[panel]` of scales and sums as in [`QuantizedRow::factors`], each value for `PANEL` rows.
+    /// Values of a unit.
+    pub(crate) unit: usize,
+    /// `[panel]` of scales and scaled sums as in [`QuantizedRow::factors`], each value for `PANEL` rows.
     pub(crate) factors: &'a [f32],
     /// Values of a row, padded.
     pub(crate) padded_cols: usize,
@@ -181,6 +185,9 @@ pub(crate) struct Blocked<'a> {
 
 /// Rows of a panel.
 pub(crate) const PANEL: usize = 8;
+
+/// Factors of a unit in a panel: scale and scaled sum.
+pub(crate) const PANEL_FACTORS: usize = 2;
 
 impl<'a> Blocked<'a> {
     pub(crate) fn n_rows(&self) -> usize {
@@ -191,21 +198,20 @@ impl<'a> Blocked<'a> {
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "Scalar has no blocked product"))]
     pub(crate) fn panel(&self, panel: usize, unit: usize) -> (&'a [i32], &'a [f32], &'a [f32]) {
         let pairs = self.padded_cols / 2 * PANEL;
-        let (n64, n32) = (self.padded_cols / 64 * PANEL, self.padded_cols / 32 * PANEL);
-        let factors = &self.factors[panel * 2 * (n64 + n32)..][..2 * (n64 + n32)];
-        let (scales, sums) = match unit {
-            64 => factors[..2 * n64].split_at(n64),
-            32 => factors[2 * n64..].split_at(n32),
-            _ => unreachable!("units have 32 or 64 values"),
-        };
+        assert_eq!(unit, self.unit, "the rows are quantised for the weights' units");
+        let n = self.padded_cols / unit * PANEL;
+        let (scales, sums) = self.factors[panel * PANEL_FACTORS * n..][..PANEL_FACTORS * n].split_at(n);
         (&self.pairs[panel * pairs..][..pairs], scales, sums)
     }
 }
 
+/// Values of the smallest unit.
+pub(crate) const LEAST_UNIT: usize = 16;
+
 /// Words of scratch that a thread needs for the blocked product with `cols` columns: sixteen rows of pairs, scales and biases.
 pub(crate) fn blocked_scratch(cols: usize) -> usize {
     let cols = padded(cols);
-    16 * (cols / 2 + 2 * cols / 32)
+    16 * (cols / 2 + 2 * cols / LEAST_UNIT)
 }
 
 /// Where a product goes: row `i` of the activations to `span[first + i * stride ..]`.

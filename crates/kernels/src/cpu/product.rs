@@ -7,6 +7,7 @@ use flashmill_layout::{Encoding, MatrixView};
 use super::Level;
 use super::affine::{AffineRows, Dealt, Output, blocked_scratch};
 use super::float::FloatProduct;
+use super::ggml::GgmlRows;
 use super::memory::{Memory, Span};
 use super::norm::SiluMul;
 use super::quantize::{Form, QuantizeRows, Quantized};
@@ -116,7 +117,7 @@ impl Products {
     pub(crate) fn new(level: Level, threads: usize) -> Products {
         let input = || Input {
             of: None,
-            form: Form { cols: 0, dealt: Dealt::Words(1), blocked: false },
+            form: Form { cols: 0, unit: 64, dealt: Dealt::Words(1), blocked: false },
             rows: Vec::new(),
             quantized: Quantized::empty(),
         };
@@ -222,9 +223,18 @@ impl Products {
 
     /// What `w` wants its activations to be; `None` for f32.
     fn form(&self, w: &MatrixView<'_>, n_rows: usize) -> Option<Form> {
-        let Encoding::Affine(affine) = w.shape.encoding else { return None };
-        let (dealt, blocked) = self.level.run(Wanted { bits: affine.bits, n_rows });
-        Some(Form { cols: w.shape.cols, dealt, blocked })
+        let cols = w.shape.cols;
+        match w.shape.encoding {
+            Encoding::Float(_) => None,
+            Encoding::Affine(affine) => {
+                let (dealt, blocked) = self.level.run(Wanted { bits: affine.bits, n_rows });
+                let unit = usize::from(affine.group).min(64);
+                Some(Form { cols, unit, dealt, blocked })
+            }
+            Encoding::Ggml(ty) => {
+                Some(Form { cols, unit: ty.group(), dealt: Dealt::Words(1), blocked: false })
+            }
+        }
     }
 
     /// Quantises the rows if `w` wants that and it has not been done; returns which of the inputs holds them.
@@ -329,8 +339,9 @@ impl Runner {
             return;
         }
         let y = y.at_col(share.start);
-        match (x, AffineRows::of(w, share.clone())) {
-            (Operand::Quantized { rows, n, blocked }, Some(w)) => {
+        match (w.shape.encoding, x) {
+            (Encoding::Affine(_), Operand::Quantized { rows, n, blocked }) => {
+                let w = AffineRows::of(w, share);
                 let scratch: &mut [i32] = if blocked {
                     // SAFETY: each part has a piece of the scratch memory for itself.
                     unsafe { self.unpacked.get_mut(part.index * self.scratch, self.scratch) }
@@ -339,10 +350,10 @@ impl Runner {
                 };
                 self.level.run(AffineProduct { w, x: rows, n, blocked, scratch, y });
             }
-            (Operand::Float(x), None) => {
-                let Encoding::Float(float) = w.shape.encoding else {
-                    unreachable!("affine weights want quantised x")
-                };
+            (Encoding::Ggml(_), Operand::Quantized { rows, n, .. }) => {
+                self.level.run(GgmlProduct { w: GgmlRows::of(w, share), x: rows, n, y });
+            }
+            (Encoding::Float(float), Operand::Float(x)) => {
                 let bytes = w.shape.encoding.part_row_bytes(0, w.shape.cols);
                 self.level.run(FloatProduct {
                     float,
@@ -389,6 +400,33 @@ impl Kernel for AffineProduct<'_> {
                 // SAFETY: as above.
                 let y = unsafe { self.y.row(row, first, last - first) };
                 s.affine_rows(&w, self.x.row(row), y);
+            }
+        }
+    }
+}
+
+/// A share of the rows of weights in blocks.
+struct GgmlProduct<'a> {
+    w: GgmlRows<'a>,
+    x: &'a Quantized,
+    n: usize,
+    y: Output,
+}
+
+impl Kernel for GgmlProduct<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let n_rows = self.w.n_rows();
+        let piece = if self.n == 1 { n_rows } else { (PIECE_BYTES / self.w.row_bytes()).max(1) };
+        for first in (0..n_rows).step_by(piece) {
+            let last = (first + piece).min(n_rows);
+            let w = self.w.rows(first..last);
+            for row in 0..self.n {
+                // SAFETY: the columns of `y` are this thread's own.
+                let y = unsafe { self.y.row(row, first, last - first) };
+                s.ggml_rows(&w, self.x.row(row), y);
             }
         }
     }

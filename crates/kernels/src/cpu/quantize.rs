@@ -1,6 +1,6 @@
 //! Activations in 16 bits.
 
-use super::affine::{Blocked, Dealt, PANEL, QuantizedRow};
+use super::affine::{Blocked, Dealt, FACTORS, LEAST_UNIT, PANEL, PANEL_FACTORS, QuantizedRow};
 use super::memory::{Memory, Span};
 use super::simd::{Kernel, Simd, map};
 use crate::team::Part;
@@ -15,6 +15,8 @@ pub(crate) fn padded(cols: usize) -> usize {
 pub(crate) struct Form {
     /// Values of a row.
     pub(crate) cols: usize,
+    /// Values that a unit of the weights has: 16, 32 or 64.
+    pub(crate) unit: usize,
     /// How blocks of them lie.
     pub(crate) dealt: Dealt,
     /// Whether the rows are in panels as well.
@@ -34,7 +36,7 @@ pub(crate) struct Quantized {
 impl Quantized {
     pub(crate) fn empty() -> Quantized {
         let none = || Memory::zeroed(0);
-        let form = Form { cols: 0, dealt: Dealt::Words(1), blocked: false };
+        let form = Form { cols: 0, unit: 64, dealt: Dealt::Words(1), blocked: false };
         Quantized {
             values: none(),
             factors: none(),
@@ -49,10 +51,10 @@ impl Quantized {
     pub(crate) fn reserve(&mut self, n_rows: usize, cols: usize) {
         let n_values = n_rows.next_multiple_of(PANEL) * padded(cols);
         grow(&mut self.values, 2 * n_values);
-        grow(&mut self.factors, 4 * n_values / 64 * 6);
+        grow(&mut self.factors, 4 * n_values / LEAST_UNIT * FACTORS);
         if n_rows > 1 {
             grow(&mut self.panel_pairs, 2 * n_values);
-            grow(&mut self.panel_factors, 4 * n_values / 64 * 6);
+            grow(&mut self.panel_factors, 4 * n_values / LEAST_UNIT * PANEL_FACTORS);
         }
     }
 
@@ -94,9 +96,9 @@ impl Quantized {
         let (pairs, factors) = unsafe {
             let pairs: Span<i32> = self.panel_pairs.span();
             let factors: Span<f32> = self.panel_factors.span();
-            (pairs.get(0, n_values / 2), factors.get(0, n_values / 64 * 6))
+            (pairs.get(0, n_values / 2), factors.get(0, n_values / self.form.unit * PANEL_FACTORS))
         };
-        Blocked { pairs, factors, padded_cols: cols, rows: self.n_rows }
+        Blocked { pairs, unit: self.form.unit, factors, padded_cols: cols, rows: self.n_rows }
     }
 }
 
@@ -122,12 +124,13 @@ impl Writer {
     /// The row is written, and nobody writes it during `'a`.
     unsafe fn row<'a>(self, row: usize) -> QuantizedRow<'a> {
         let cols = padded(self.form.cols);
-        let n_factors = cols / 64 * 6;
+        let n_factors = cols / self.form.unit * FACTORS;
         // SAFETY: by the caller.
         unsafe {
             QuantizedRow {
                 values: self.values.get(row * cols, cols),
                 dealt: self.form.dealt,
+                unit: self.form.unit,
                 factors: self.factors.get(row * n_factors, n_factors),
             }
         }
@@ -149,7 +152,7 @@ impl<'a, F: Fn(usize) -> &'a [f32]> Kernel for QuantizeRows<F> {
     fn run<S: Simd>(self, s: S) {
         let Writer { values, factors, form, n_rows, .. } = self.to;
         let cols = padded(form.cols);
-        let n_factors = cols / 64 * 6;
+        let n_factors = cols / form.unit * FACTORS;
         // Whole panels, so that a panel's rows are this thread's own.
         let unit = if form.blocked { PANEL } else { 1 };
         let share = self.part.share(n_rows, unit);
@@ -157,7 +160,7 @@ impl<'a, F: Fn(usize) -> &'a [f32]> Kernel for QuantizeRows<F> {
             // SAFETY: the rows of a share are this thread's own.
             let (values, factors) =
                 unsafe { (values.get_mut(row * cols, cols), factors.get_mut(row * n_factors, n_factors)) };
-            quantize(s, (self.source)(row), form.dealt, values, factors);
+            quantize(s, (self.source)(row), form, values, factors);
         }
         if form.blocked {
             for first in share.step_by(PANEL) {
@@ -170,12 +173,11 @@ impl<'a, F: Fn(usize) -> &'a [f32]> Kernel for QuantizeRows<F> {
 
 /// One row to 16 bits; `values` and `factors` as in [`QuantizedRow`].
 #[inline(always)]
-fn quantize<S: Simd>(s: S, x: &[f32], dealt: Dealt, values: &mut [i16], factors: &mut [f32]) {
-    let cols = values.len();
-    let (n64, n32) = (cols / 64, cols / 32);
-    let (wide, narrow) = factors.split_at_mut(2 * n64);
-    let (scales64, sums64) = wide.split_at_mut(n64);
-    let (scales32, sums32) = narrow.split_at_mut(n32);
+fn quantize<S: Simd>(s: S, x: &[f32], form: Form, values: &mut [i16], factors: &mut [f32]) {
+    let Form { unit, dealt, .. } = form;
+    let n_units = values.len() / unit;
+    let (scales, sums) = factors.split_at_mut(n_units);
+    let (scaled_sums, sums) = sums.split_at_mut(n_units);
     let block = dealt.block().max(64);
     let mut natural = [0i16; 256];
     for first in (0..x.len()).step_by(block) {
@@ -184,15 +186,12 @@ fn quantize<S: Simd>(s: S, x: &[f32], dealt: Dealt, values: &mut [i16], factors:
             let start = (first + g).min(x.len());
             let group = &x[start..(start + 64).min(x.len())];
             let scale = quantize_group(s, group, &mut natural[g..g + 64]);
-            let sums: [i32; 2] = std::array::from_fn(|half| {
-                natural[g + 32 * half..][..32].iter().map(|&q| i32::from(q)).sum()
-            });
-            let u = (first + g) / 64;
-            scales64[u] = scale;
-            sums64[u] = (sums[0] + sums[1]) as f32 * scale;
-            for half in 0..2 {
-                scales32[2 * u + half] = scale;
-                sums32[2 * u + half] = sums[half] as f32 * scale;
+            let first_unit = (first + g) / unit;
+            for (i, values) in natural[g..g + 64].chunks_exact(unit).enumerate() {
+                let sum: i32 = values.iter().map(|&q| i32::from(q)).sum();
+                scales[first_unit + i] = scale;
+                scaled_sums[first_unit + i] = sum as f32 * scale;
+                sums[first_unit + i] = sum as f32;
             }
         }
         let to = &mut values[first..first + block];
@@ -206,10 +205,9 @@ fn quantize<S: Simd>(s: S, x: &[f32], dealt: Dealt, values: &mut [i16], factors:
     }
     let filled = x.len().next_multiple_of(block);
     values[filled..].fill(0);
-    scales64[filled / 64..].fill(0.0);
-    sums64[filled / 64..].fill(0.0);
-    scales32[filled / 32..].fill(0.0);
-    sums32[filled / 32..].fill(0.0);
+    for factor in [scales, scaled_sums, sums] {
+        factor[filled / unit..].fill(0.0);
+    }
 }
 
 /// Up to 64 values to 16 bits, the rest zero; returns the scale.
@@ -242,7 +240,7 @@ fn quantize_group<S: Simd>(s: S, x: &[f32], q: &mut [i16]) -> f32 {
 #[inline(always)]
 unsafe fn panel(to: Writer, first: usize) {
     let cols = padded(to.form.cols);
-    let n_factors = cols / 64 * 6;
+    let n_factors = cols / to.form.unit * PANEL_FACTORS;
     let index = first / PANEL;
     // SAFETY: by the caller.
     let (pairs, factors) = unsafe {

@@ -1,6 +1,8 @@
 //! Sixteen lanes of f32: what every SIMD level provides, so that each float kernel is written once.
 
 use super::affine::{AffineRows, Blocked, Dealt, Output, QuantizedRow};
+use super::ggml::GgmlRows;
+use super::scalar::Scalar;
 
 /// A piece of work that is compiled for every level.
 ///
@@ -78,6 +80,14 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// # Safety
     /// `y`'s columns are this thread's own.
     unsafe fn affine_blocked(self, w: &AffineRows<'_>, x: &Blocked<'_>, scratch: &mut [i32], y: Output);
+
+    /// `y = W x` for neighbouring rows of a matrix in blocks, `x` in plain order: Scalar's.
+    #[inline(always)]
+    fn ggml_rows(self, w: &GgmlRows<'_>, x: QuantizedRow<'_>, y: &mut [f32]) {
+        for (row, y) in y.iter_mut().enumerate() {
+            *y = Scalar.tree(w.accumulate(row, x));
+        }
+    }
 
     /// Up to 16 values; the other lanes are `fill`.
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Every level against Scalar, to the bit, on shapes that the fast paths find awkward.
 
-use flashmill_layout::{Affine, Encoding, Float, MatrixShape};
+use flashmill_layout::{Affine, Encoding, Float, GgmlType, MatrixShape};
 
 use super::{Cpu, CpuOptions, Level};
 use crate::{Backend, Buffer, Matrix};
@@ -44,7 +44,22 @@ fn weights(random: &mut Random, shape: MatrixShape) -> Vec<Vec<u8>> {
             let codes = random.bytes(shape.part_bytes(0));
             vec![codes, random.floats(affine.scales, groups), random.floats(affine.scales, groups)]
         }
-        Encoding::Ggml(ty) => unreachable!("no fast product for {ty} yet"),
+        Encoding::Ggml(ty) => {
+            let n = shape.rows * shape.cols / ty.block_values();
+            vec![(0..n).flat_map(|_| finite_block(random, ty)).collect()]
+        }
+    }
+}
+
+/// Arbitrary bytes that are finite values.
+fn finite_block(random: &mut Random, ty: GgmlType) -> Vec<u8> {
+    loop {
+        let block = random.bytes(ty.block_bytes());
+        let mut values = vec![0.0; ty.block_values()];
+        ty.decode_block(&block, &mut values);
+        if values.iter().all(|value: &f32| value.is_finite()) {
+            return block;
+        }
     }
 }
 
@@ -76,10 +91,11 @@ fn encodings() -> Vec<Encoding> {
         }
     }
     encodings.extend([Float::BF16, Float::F16, Float::F32].map(Encoding::Float));
+    encodings.extend(GgmlType::ALL.into_iter().filter(|ty| ty.float().is_none()).map(Encoding::Ggml));
     encodings
 }
 
-/// Products of `n_x` rows, at a level.
+/// The bits of products of `n_x` rows, at a level; one NaN is as good as another.
 fn products(level: Level, shape: MatrixShape, parts: &[Vec<u8>], x: &[f32], n_x: usize) -> Vec<u32> {
     let mut cpu = cpu(level, 1);
     let w = matrix(&mut cpu, shape, parts);
@@ -88,7 +104,7 @@ fn products(level: Level, shape: MatrixShape, parts: &[Vec<u8>], x: &[f32], n_x:
     cpu.linear(x, n_x, &[(w, y)]);
     let mut out = vec![0.0; n_x * shape.rows];
     cpu.read(y, 0, &mut out);
-    out.iter().map(|y| y.to_bits()).collect()
+    out.iter().map(|y| if y.is_nan() { f32::NAN } else { *y }.to_bits()).collect()
 }
 
 #[test]

@@ -7,6 +7,7 @@
 mod attention;
 mod delta_net;
 mod experts;
+mod ggml;
 mod not_finite;
 mod products;
 mod random;

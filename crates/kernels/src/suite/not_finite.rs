@@ -10,10 +10,11 @@ use crate::{Attend, Backend, Buffer, DeltaShape, Glu, KvKind, KvShape, NormRotat
 pub(super) fn cases(random: &mut Random) -> Vec<Case> {
     let mut cases = Vec::new();
     for encoding in encodings() {
-        let w = Rc::new([0, 1, 2].map(|_| StoredMatrix::random(random, 128, 128, encoding)));
+        let n = encoding.granularity().max(128);
+        let w = Rc::new([0, 1, 2].map(|_| StoredMatrix::random(random, n, n, encoding)));
         let bad = random.pick(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
-        let at = random.below(128);
-        cases.push(flags(format!("{bad} through {encoding}"), 4 * 128, move |backend| {
+        let at = random.below(n);
+        cases.push(flags(format!("{bad} through {encoding}"), 4 * n, move |backend| {
             product(backend, &w, bad, at)
         }));
     }
@@ -37,15 +38,16 @@ fn flags(name: String, len: usize, run: impl Fn(&mut dyn Backend) -> Vec<f32> + 
 
 /// The second of two rows is bad; outputs of a product and of an expert.
 fn product(backend: &mut dyn Backend, w: &[StoredMatrix; 3], bad: f32, at: usize) -> Vec<f32> {
-    let mut stage = Stage::new(backend, 2, 128, 1);
-    let mut values = vec![0.5; 256];
-    values[128 + at] = bad;
-    let (x, y, z) = (stage.given(&values), stage.room(256), stage.room(256));
+    let n = w[0].shape.cols;
+    let mut stage = Stage::new(backend, 2, n, 1);
+    let mut values = vec![0.5; 2 * n];
+    values[n + at] = bad;
+    let (x, y, z) = (stage.given(&values), stage.room(2 * n), stage.room(2 * n));
     let matrix = stage.matrix(&w[0]);
     stage.backend.linear(x, 2, &[(matrix, y)]);
     let glu = Glu { gate: w[0].view(), up: w[1].view(), down: w[2].view() };
     stage.backend.expert(&glu, x, &[0, 1], z, 0);
-    [stage.result(y, 256), stage.result(z, 256)].concat()
+    [stage.result(y, 2 * n), stage.result(z, 2 * n)].concat()
 }
 
 /// A bad query in one head, a bad key and a bad value at position 1 of 3, a bad gate.

@@ -92,7 +92,7 @@ fn linear(random: &mut Random, encoding: Encoding) -> Case {
 /// Several products of one input, as for queries, keys and values; with mixed encodings, as two calls or one.
 fn two_products(random: &mut Random) -> Case {
     let encodings = encodings();
-    let cols = random.pick(&[128, 384, 640]);
+    let cols = random.pick(&[256, 512, 768]);
     let n_rows = random.pick(&[1, 2, 5, 17]);
     let w: Rc<[StoredMatrix; 2]> = Rc::new([1, 19].map(|rows| {
         let encoding = random.pick(&encodings);

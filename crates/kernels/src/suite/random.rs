@@ -1,5 +1,7 @@
-use flashmill_layout::{Affine, Encoding, Float, MatrixShape, MatrixView};
+use flashmill_layout::{Affine, Encoding, Float, GgmlType, MatrixShape, MatrixView};
 use half::{bf16, f16};
+
+use super::ggml;
 
 /// Random numbers that a seed repeats (splitmix64).
 pub struct Random(u64);
@@ -88,7 +90,11 @@ impl StoredMatrix {
                 vec![stored(float, lead, (0..rows * cols).map(|_| spread * random.normal()))]
             }
             Encoding::Affine(affine) => affine_parts(random, &shape, affine, lead, spread),
-            Encoding::Ggml(ty) => unreachable!("{ty} is not among the encodings of the suite"),
+            Encoding::Ggml(ty) => {
+                let mut bytes = vec![0xee; lead];
+                bytes.extend(ggml::blocks(random, ty, rows * cols / ty.block_values(), spread));
+                vec![bytes]
+            }
         };
         StoredMatrix { shape, parts, lead }
     }
@@ -109,10 +115,11 @@ impl StoredMatrix {
     pub fn magnitudes(&self, row: usize) -> Vec<f32> {
         let mut out = vec![0.0; self.shape.cols];
         match self.shape.encoding {
-            Encoding::Float(_) | Encoding::Ggml(_) => {
+            Encoding::Float(_) => {
                 self.view().decode_row(row, &mut out);
                 out.iter_mut().for_each(|value| *value = value.abs());
             }
+            Encoding::Ggml(ty) => ggml::magnitudes(ty, self.view().row(row)[0], &mut out),
             Encoding::Affine(affine) => {
                 let [codes, scales, biases] = self.view().row(row);
                 for (i, value) in out.iter_mut().enumerate() {
@@ -157,7 +164,7 @@ fn stored(float: Float, lead: usize, values: impl IntoIterator<Item = f32>) -> V
     bytes
 }
 
-/// All encodings: every float, every width, group and type of scale.
+/// All encodings: every float; every width, group and type of scale; every GGML type.
 pub fn encodings() -> Vec<Encoding> {
     let floats = [Float::F32, Float::F16, Float::BF16];
     let mut all: Vec<Encoding> = floats.map(Encoding::Float).to_vec();
@@ -166,6 +173,7 @@ pub fn encodings() -> Vec<Encoding> {
             all.extend(floats.map(|scales| Encoding::Affine(Affine { bits, group, scales })));
         }
     }
+    all.extend(GgmlType::ALL.into_iter().filter(|ty| ty.float().is_none()).map(Encoding::Ggml));
     all
 }
 
@@ -174,6 +182,6 @@ pub(super) fn some_cols(random: &mut Random, encoding: Encoding) -> usize {
     match encoding {
         Encoding::Float(_) => random.pick(&[1, 7, 16, 31, 80, 96, 192, 273, 520]),
         Encoding::Affine(affine) => usize::from(affine.group) * random.pick(&[1, 2, 3, 5, 6, 8, 16, 17, 19]),
-        Encoding::Ggml(ty) => ty.block_values() * random.pick(&[1, 2, 3, 5]),
+        Encoding::Ggml(ty) => ty.block_values() * random.pick(&[1, 2, 3, 5, 9]),
     }
 }

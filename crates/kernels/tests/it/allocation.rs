@@ -10,7 +10,7 @@ use flashmill_kernels::{
     Attend, Backend, Buffer, Cpu, CpuOptions, DeltaShape, Glu, KvKind, KvShape, Level, NormRotate, Page,
     Picks, Segment, Term,
 };
-use flashmill_layout::{Affine, Encoding, Float};
+use flashmill_layout::{Affine, Encoding, Float, GgmlType};
 
 /// The system's allocator, counting for each thread.
 struct Counting;
@@ -137,6 +137,8 @@ fn calls_take_no_memory() {
                     (affine(3, 32), KvKind::Q8),
                     (affine(8, 128), KvKind::F32),
                     (Encoding::Float(Float::BF16), KvKind::F16),
+                    (Encoding::Ggml(GgmlType::Q8_0), KvKind::F16),
+                    (Encoding::Ggml(GgmlType::NVFP4), KvKind::F16),
                 ] {
                     let mut cpu = Cpu::new(CpuOptions { threads, level: Some(level) }).expect("threads");
                     for (name, n) in allocations(&mut cpu, n_rows, encoding, kind) {
