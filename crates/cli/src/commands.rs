@@ -4,10 +4,14 @@ mod chat;
 mod inspect;
 mod logits;
 mod plan;
+mod replay;
 mod run;
+mod trace;
 
 pub(crate) use chat::chat;
 pub(crate) use inspect::inspect;
 pub(crate) use logits::logits;
 pub(crate) use plan::plan;
+pub(crate) use replay::replay;
 pub(crate) use run::run;
+pub(crate) use trace::trace;

@@ -4,5 +4,8 @@ mod hi;
 mod low;
 mod size;
 
-pub(crate) use hi::{ChatOptions, InspectOptions, LogitsOptions, Mode, PlanOptions, RunOptions, TalkOptions};
+pub(crate) use hi::{
+    ChatOptions, InspectOptions, LogitsOptions, Mode, PlanOptions, ReplayOptions, RunOptions, Slots,
+    TalkOptions, TraceOptions,
+};
 pub(crate) use low::LowArgs;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use flashmill_model::{ModelError, Sequence, State, Wanted};
+use flashmill_model::{ModelError, Observer, Sequence, State, Wanted};
 
 use crate::sampling::Sampler;
 use crate::{Engine, EngineError};
@@ -25,6 +25,7 @@ pub struct Session<'a> {
     /// Oldest use first.
     saved: Vec<Saved>,
     stop: Option<Arc<AtomicBool>>,
+    observer: Option<Box<dyn Observer>>,
     stats: SessionStats,
 }
 
@@ -58,6 +59,7 @@ impl<'a> Session<'a> {
             has_logits: false,
             saved: Vec::new(),
             stop: None,
+            observer: None,
             stats: SessionStats::default(),
         };
         session.reset()?;
@@ -82,6 +84,11 @@ impl<'a> Session<'a> {
     /// A flag that another thread may set to interrupt a running pass; the session can be used again after it is cleared.
     pub fn set_stop(&mut self, stop: Arc<AtomicBool>) {
         self.stop = Some(stop);
+    }
+
+    /// Who looks on at every pass from now on.
+    pub fn set_observer(&mut self, observer: Box<dyn Observer>) {
+        self.observer = Some(observer);
     }
 
     /// Forgets the sequence, not the saved states.
@@ -189,7 +196,8 @@ impl<'a> Session<'a> {
         loop {
             let Some(state) = &mut self.state else { return Err(EngineError::EmptyPrompt) };
             let mut batch = [Sequence { state, tokens, wanted }];
-            match self.engine.model_mut().forward(&mut batch, self.stop.as_deref(), None) {
+            let observer = self.observer.as_mut().map(|observer| &mut **observer as &mut dyn Observer);
+            match self.engine.model_mut().forward(&mut batch, self.stop.as_deref(), observer) {
                 Ok(()) => break,
                 // Saved states hold pages of their own; the oldest gives them up.
                 Err(ModelError::NoFreeState { .. }) if !self.saved.is_empty() => {

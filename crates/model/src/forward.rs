@@ -3,13 +3,15 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use flashmill_checkpoint::{AttentionSpec, ModelSpec};
-use flashmill_kernels::{Attend, Backend, Buffer, DeltaShape, Glu, NormRotate, PAGE_TOKENS, Segment, Term};
+use flashmill_kernels::{
+    Attend, Backend, Buffer, DeltaShape, Glu, NormRotate, PAGE_TOKENS, Picks, Segment, Term,
+};
 use flashmill_layout::{MAX_PARTS, MatrixShape, MatrixView};
 use flashmill_store::{Lease, Order, Store};
 
 use crate::observe::Watch;
 use crate::timing::{Part, Timing};
-use crate::weights::{Attention, DeltaNet, Ffn, Mixer, Moe, Shared};
+use crate::weights::{Attention, DeltaNet, Ffn, Layer, Mixer, Moe, Shared};
 use crate::work::{AttentionWork, DeltaWork, FfnWork, Host, MAX_ARRIVAL_ROWS, Work};
 use crate::{Model, ModelError, Observer, State};
 
@@ -200,7 +202,12 @@ impl Model {
             timing.mark(Some(index), part);
 
             match &layer.ffn {
-                Ffn::Moe(moe) => mixture(b, moe, spec, store, ffn, host, h, y, &mut pass, timing)?,
+                Ffn::Moe(moe) => {
+                    mixture(b, moe, spec, store, ffn, host, h, y, &mut pass, timing)?;
+                    if let Some(next) = weights.layers.get(index + 1) {
+                        guess(b, next, spec, ffn, x, h, &mut pass);
+                    }
+                }
                 Ffn::Dense(glu) => {
                     b.linear(h, n, &[(glu.gate, ffn.gate), (glu.up, ffn.up)]);
                     let units = spec.dense_intermediate_size.expect("a dense layer has a width");
@@ -326,6 +333,29 @@ fn delta_net(
     b.linear(work.out, n_rows, &[(weights.out, y)]);
 }
 
+/// The next layer's router on the residual stream that this layer's router saw, if an observer asks: what a prefetch could have
+/// known. `h` is scratch.
+fn guess(
+    b: &mut dyn Backend,
+    next: &Layer,
+    spec: &ModelSpec,
+    work: &FfnWork,
+    x: Buffer,
+    h: Buffer,
+    pass: &mut Pass<'_, '_>,
+) {
+    let (Ffn::Moe(moe), Some(sizes)) = (&next.ffn, &spec.moe) else { return };
+    let (n, top_k) = (pass.n_rows, pass.watch.n_guesses().min(sizes.n_experts));
+    if top_k == 0 {
+        return;
+    }
+    b.rms_norm(x, next.post_norm, spec.rms_norm_eps, n, h);
+    b.linear(h, n, &[(moe.router, work.router_logits)]);
+    let mut guess = Picks { top_k, experts: vec![0; n * top_k], weights: vec![0.0; n * top_k] };
+    b.route(work.router_logits, n, sizes.n_experts, sizes.normalize_top_k, &mut guess);
+    pass.watch.guess(pass.layer + 1, &guess);
+}
+
 /// Mixture of experts (SPEC section 6): the sum over each row's picks in ascending expert order, the shared expert last.
 ///
 /// All missing bundles are asked for at once; the shared expert is computed while they land. A few rows take their experts as
@@ -348,7 +378,7 @@ fn mixture(
     b.linear(h, n, &[(moe.router, work.router_logits)]);
     pass.see(b, "router_logits", work.router_logits, sizes.n_experts);
     b.route(work.router_logits, n, sizes.n_experts, sizes.normalize_top_k, &mut host.picks);
-    pass.watch.picks(pass.layer, &host.picks);
+    pass.watch.picks(pass.layer, &host.picks, n);
     let Host { picks, union, terms, .. } = host;
     union.gather(picks, n);
     timing.mark(layer, Part::Router);

@@ -9,8 +9,19 @@ pub trait Observer {
     /// Names are those of the golden traces: `attn_in`, `conv_out`, `delta_out`, `q_rope`, `o_proj_in`, `mlp_in`, `out` ...
     fn tensor(&mut self, layer: Option<usize>, name: &'static str, n_rows: usize, values: &[f32]);
 
-    /// What the router of layer `layer` picked.
+    /// What the router of layer `layer` picked, for as many rows as the pass has.
     fn picks(&mut self, layer: usize, picks: &Picks);
+
+    /// How many experts a row to guess for each layer, ahead of its router; none unless this says otherwise.
+    fn n_guesses(&self) -> usize {
+        0
+    }
+
+    /// What the router of layer `layer` says of the residual stream as it stands when the layer before it routes: the best
+    /// [`Observer::n_guesses`] experts of each row, best first. A first layer has no guess.
+    fn guess(&mut self, layer: usize, guess: &Picks) {
+        let _ = (layer, guess);
+    }
 }
 
 /// Hands rows to an observer, if there is one.
@@ -33,9 +44,29 @@ impl Watch<'_> {
         }
     }
 
-    pub(crate) fn picks(&mut self, layer: usize, picks: &Picks) {
+    pub(crate) fn picks(&mut self, layer: usize, picks: &Picks, n_rows: usize) {
         if let Some(observer) = &mut self.0 {
-            observer.picks(layer, picks);
+            observer.picks(layer, &rows_of(picks, n_rows));
         }
+    }
+
+    pub(crate) fn n_guesses(&self) -> usize {
+        self.0.as_ref().map_or(0, |observer| observer.n_guesses())
+    }
+
+    pub(crate) fn guess(&mut self, layer: usize, guess: &Picks) {
+        if let Some(observer) = &mut self.0 {
+            observer.guess(layer, guess);
+        }
+    }
+}
+
+/// The picks of the first `n_rows` rows: the lists of a pass have room for the longest.
+fn rows_of(picks: &Picks, n_rows: usize) -> Picks {
+    let used = n_rows * picks.top_k;
+    Picks {
+        top_k: picks.top_k,
+        experts: picks.experts[..used].to_vec(),
+        weights: picks.weights[..used].to_vec(),
     }
 }

@@ -83,6 +83,13 @@ impl Policy {
         Policy { kind, half_life, now: 0, uses: vec![Uses::default(); n_records] }
     }
 
+    /// The half-life, in ticks, that the store uses: 32 passes over the layers, in decode one a token. On traces with steady
+    /// favourites, favourites that change after 40 and 100 tokens, and Zipf picks that stick, it was never far from the best of 16
+    /// to never, and LFRU with it up to 10 points above LRU.
+    pub fn half_life(n_layers: usize) -> u64 {
+        32 * n_layers.max(1) as u64
+    }
+
     /// Time passes: once a fetch.
     pub fn tick(&mut self) {
         self.now += 1;

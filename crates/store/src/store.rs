@@ -62,7 +62,7 @@ impl Store {
             }
         }
         let plan = Plan::new(&records)?;
-        let half_life = HALF_LIFE_PASSES * records.n_layers().max(1) as u64;
+        let half_life = Policy::half_life(records.n_layers());
         drop(records);
         let floor = plan.classes.iter().map(|class| class.slot_bytes).sum();
         if options.slot_bytes < floor {
@@ -144,11 +144,6 @@ impl Store {
         slot.is_some_and(|slot| self.slots.get(slot).state == SlotState::Held)
     }
 }
-
-/// Passes over all layers, in decode one a token, after which the policy's counts are halved. On synthetic traces (steady
-/// favourites, favourites that change after 40 and 100 tokens, Zipf picks that stick) 32 was never far from the best of 16 to
-/// never, and LFRU with it up to 10 points above LRU.
-const HALF_LIFE_PASSES: u64 = 32;
 
 /// More reads in flight than this help no disk.
 const MAX_DEPTH: usize = 1024;

@@ -51,7 +51,7 @@ fn write_logits(model: &mut Model, options: &LogitsOptions, interrupt: &Interrup
         for row in 0..tokens.len() {
             file.write_f32("logits", first + row, model.logits(row))?;
         }
-        trace.write(&mut file, first, tokens.len())?;
+        trace.write(&mut file, first)?;
     }
     file.finish()
 }
@@ -100,16 +100,15 @@ impl Observer for Trace {
 }
 
 impl Trace {
-    /// Writes the `n` rows of a pass that starts at position `first`; the picks are as long as the longest pass.
-    fn write(&self, file: &mut TensorFile, first: usize, n: usize) -> Result<()> {
+    /// Writes the rows of a pass that starts at position `first`.
+    fn write(&self, file: &mut TensorFile, first: usize) -> Result<()> {
         for (name, values) in &self.hidden {
             file.write_f32(name, first, values)?;
         }
         for (layer, picks) in &self.picks {
-            let used = n * picks.top_k;
-            let indices: Vec<i32> = picks.experts[..used].iter().map(|&expert| expert as i32).collect();
+            let indices: Vec<i32> = picks.experts.iter().map(|&expert| expert as i32).collect();
             file.write_i32(&format!("router.{layer}.indices"), first, &indices)?;
-            file.write_f32(&format!("router.{layer}.weights"), first, &picks.weights[..used])?;
+            file.write_f32(&format!("router.{layer}.weights"), first, &picks.weights)?;
         }
         Ok(())
     }

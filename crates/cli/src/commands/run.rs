@@ -59,7 +59,12 @@ pub(super) fn context_full(session: &Session<'_>) -> String {
     format!("the answer ends here because the context of {context} tokens is full; raise --context")
 }
 
-fn make_prompt(engine: &Engine, options: &RunOptions, tools: Option<&Value>, text: String) -> Result<Prompt> {
+pub(super) fn make_prompt(
+    engine: &Engine,
+    options: &RunOptions,
+    tools: Option<&Value>,
+    text: String,
+) -> Result<Prompt> {
     if options.raw {
         return Prompt::of_text(engine, &text);
     }
@@ -73,7 +78,7 @@ fn make_prompt(engine: &Engine, options: &RunOptions, tools: Option<&Value>, tex
 }
 
 /// An OpenAI `tools` array.
-fn read_tools(path: &Path) -> Result<Value> {
+pub(super) fn read_tools(path: &Path) -> Result<Value> {
     let text = prompt::read_file(path)?;
     let tools: Value =
         serde_json::from_str(&text).with_context(|| format!("{} is not valid JSON", path.display()))?;

@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use flashmill_engine::{BackendKind, EngineOptions, KvKind, SamplingOptions};
+use flashmill_lab::replay::{Eviction, Tokens};
 
 use super::low::{
-    LowArgs, LowBackend, LowChat, LowCommand, LowEngine, LowInspect, LowKv, LowLogits, LowPlan, LowRun,
-    LowSampling, LowTalk,
+    LowArgs, LowBackend, LowChat, LowCommand, LowEngine, LowInspect, LowKv, LowLogits, LowPlan, LowReplay,
+    LowRun, LowSampling, LowTalk, LowTrace,
 };
 
 /// What the program shall do.
@@ -17,6 +18,8 @@ pub(crate) enum Mode {
     Plan(PlanOptions),
     Inspect(InspectOptions),
     Logits(LogitsOptions),
+    Trace(TraceOptions),
+    Replay(ReplayOptions),
 }
 
 /// Answer one prompt.
@@ -61,6 +64,30 @@ pub(crate) struct LogitsOptions {
     pub(crate) trace: bool,
 }
 
+/// Record routing.
+pub(crate) struct TraceOptions {
+    /// The model, the prompt and how it is answered.
+    pub(crate) run: RunOptions,
+    pub(crate) out: PathBuf,
+}
+
+/// Replay recorded routing.
+pub(crate) struct ReplayOptions {
+    pub(crate) traces: Vec<PathBuf>,
+    pub(crate) evictions: Vec<Eviction>,
+    pub(crate) slots: Vec<Slots>,
+    pub(crate) tokens: Tokens,
+    pub(crate) json: bool,
+}
+
+/// The size of a cache.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Slots {
+    Number(usize),
+    /// In 0 ..= 1, of all experts.
+    Share(f64),
+}
+
 /// How a conversation is led and answers are sampled.
 #[derive(Clone)]
 pub(crate) struct TalkOptions {
@@ -103,6 +130,8 @@ impl Mode {
                 Mode::Inspect(InspectOptions { model: model.model, json })
             }
             LowCommand::Logits(logits) => Mode::Logits(LogitsOptions::new(logits)?),
+            LowCommand::Trace(trace) => Mode::Trace(TraceOptions::new(trace)?),
+            LowCommand::Replay(replay) => Mode::Replay(ReplayOptions::new(replay)?),
         })
     }
 }
@@ -120,6 +149,44 @@ impl RunOptions {
             json: low.json,
         })
     }
+}
+
+impl TraceOptions {
+    fn new(low: LowTrace) -> Result<TraceOptions> {
+        let LowTrace { model, prompt, file, tools, raw, out, talk, engine } = low;
+        let run = LowRun { model, prompt, file, tools, raw, json: false, talk, engine };
+        Ok(TraceOptions { run: RunOptions::new(run)?, out })
+    }
+}
+
+impl ReplayOptions {
+    fn new(low: LowReplay) -> Result<ReplayOptions> {
+        let evictions: Result<Vec<Eviction>, _> = low.policy.iter().map(|name| name.parse()).collect();
+        let slots: Result<Vec<Slots>> = low.slots.iter().map(|text| parse_slots(text)).collect();
+        let or_all = |list: Vec<Eviction>| if list.is_empty() { Eviction::ALL.to_vec() } else { list };
+        let or_some =
+            |list: Vec<Slots>| if list.is_empty() { REPLAY_SHARES.map(Slots::Share).to_vec() } else { list };
+        Ok(ReplayOptions {
+            traces: low.traces,
+            evictions: or_all(evictions?),
+            slots: or_some(slots?),
+            tokens: if low.prompts { Tokens::All } else { Tokens::Generated },
+            json: low.json,
+        })
+    }
+}
+
+/// Shares of all experts for which a replay shows the hits.
+const REPLAY_SHARES: [f64; 4] = [0.05, 0.125, 0.25, 0.5];
+
+fn parse_slots(text: &str) -> Result<Slots> {
+    let slots = match text.strip_suffix('%') {
+        Some(percent) => {
+            percent.parse().ok().filter(|p| (0.0..=100.0).contains(p)).map(|p: f64| Slots::Share(p / 100.0))
+        }
+        None => text.parse().ok().map(Slots::Number),
+    };
+    slots.with_context(|| format!("--slots {text}: must be a number of slots or a percentage such as 25%"))
 }
 
 impl ChatOptions {

@@ -26,6 +26,10 @@ pub(crate) enum LowCommand {
     Inspect(LowInspect),
     /// Write the logits of given tokens to a safetensors file
     Logits(LowLogits),
+    /// Record which experts the tokens of a prompt and its answer pick
+    Trace(LowTrace),
+    /// Replay a routing trace: hit rates of cache policies, and what a prefetch would bring
+    Replay(LowReplay),
 }
 
 #[derive(Debug, Args)]
@@ -104,6 +108,50 @@ pub(crate) struct LowLogits {
     pub(crate) chunk: Option<usize>,
     #[command(flatten)]
     pub(crate) engine: LowEngine,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LowTrace {
+    #[command(flatten)]
+    pub(crate) model: LowModel,
+    /// The prompt; what -f and standard input hold is appended to it
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) prompt: Option<String>,
+    /// A file with the prompt, or a part of it; - is standard input
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Vec<PathBuf>,
+    /// Tools that the model may call: a JSON file with an OpenAI `tools` array
+    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
+    pub(crate) tools: Option<PathBuf>,
+    /// Give the prompt to the model as it is, without the chat template
+    #[arg(long, conflicts_with_all = ["system", "no_think"])]
+    pub(crate) raw: bool,
+    /// The file to write: JSON lines, a header and then a line a token
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    #[command(flatten)]
+    pub(crate) talk: LowTalk,
+    #[command(flatten)]
+    pub(crate) engine: LowEngine,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LowReplay {
+    /// A trace that `flashmill trace` wrote; several are replayed one after the other on the same cache
+    #[arg(value_name = "TRACE", required = true)]
+    pub(crate) traces: Vec<PathBuf>,
+    /// lfru, lru, lfu or belady (the optimum, which knows the future); all of them if not given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) policy: Vec<String>,
+    /// Slots of the cache, or a share of all experts such as 25%; 5, 12.5, 25 and 50% if not given
+    #[arg(long, value_name = "N")]
+    pub(crate) slots: Vec<String>,
+    /// Count the prompts' tokens as well, as if each had been decoded
+    #[arg(long)]
+    pub(crate) prompts: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

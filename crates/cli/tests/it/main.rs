@@ -10,3 +10,4 @@ mod inspect;
 mod logits;
 mod run;
 mod support;
+mod trace;

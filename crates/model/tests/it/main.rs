@@ -4,4 +4,5 @@
 
 mod fixture;
 mod golden;
+mod observe;
 mod same_bits;
