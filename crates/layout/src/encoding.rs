@@ -1,6 +1,9 @@
 use half::{bf16, f16};
 
-use crate::GgmlType;
+use crate::{GgmlType, minifloat};
+
+/// Rows, and columns, of the blocks of [`Encoding::Fp8`] that share a scale.
+pub const FP8_BLOCK: usize = 128;
 
 /// The most parts (planes of bytes) that an encoding has.
 pub const MAX_PARTS: usize = 3;
@@ -57,6 +60,12 @@ pub enum Encoding {
     Affine(Affine),
     /// One part: GGML's blocks. Never a plain float, which is [`Encoding::Float`].
     Ggml(GgmlType),
+    /// Two parts: E4M3 codes, and one scale for each block of [`FP8_BLOCK`] rows and columns, the last ones of which may be short:
+    /// `w = code * scale`.
+    Fp8 {
+        /// The type of the scales.
+        scales: Float,
+    },
 }
 
 impl Encoding {
@@ -69,6 +78,7 @@ impl Encoding {
     pub fn n_parts(self) -> usize {
         match self {
             Encoding::Float(_) | Encoding::Ggml(_) => 1,
+            Encoding::Fp8 { .. } => 2,
             Encoding::Affine(_) => 3,
         }
     }
@@ -76,13 +86,26 @@ impl Encoding {
     /// A row must have a multiple of this many values.
     pub fn granularity(self) -> usize {
         match self {
-            Encoding::Float(_) => 1,
+            Encoding::Float(_) | Encoding::Fp8 { .. } => 1,
             Encoding::Affine(affine) => usize::from(affine.group),
             Encoding::Ggml(ty) => ty.block_values(),
         }
     }
 
-    /// Bytes of one row of `cols` values in part `part`.
+    /// Neighbouring rows of the matrix that share one row of part `part`.
+    pub fn rows_of_part_row(self, part: usize) -> usize {
+        match self {
+            Encoding::Fp8 { .. } if part == 1 => FP8_BLOCK,
+            _ => 1,
+        }
+    }
+
+    /// Rows of part `part` of a matrix of `rows` rows.
+    pub fn part_rows(self, part: usize, rows: usize) -> usize {
+        rows.div_ceil(self.rows_of_part_row(part))
+    }
+
+    /// Bytes of one row of part `part`, for rows of `cols` values.
     pub fn part_row_bytes(self, part: usize, cols: usize) -> usize {
         assert!(part < self.n_parts(), "{self} has no part {part}");
         match self {
@@ -90,17 +113,20 @@ impl Encoding {
             Encoding::Affine(affine) if part == 0 => cols * usize::from(affine.bits) / 8,
             Encoding::Affine(affine) => cols / usize::from(affine.group) * affine.scales.bytes(),
             Encoding::Ggml(ty) => ty.row_bytes(cols),
+            Encoding::Fp8 { .. } if part == 0 => cols,
+            Encoding::Fp8 { scales } => cols.div_ceil(FP8_BLOCK) * scales.bytes(),
         }
     }
 
-    /// Bytes of one row in all parts together.
+    /// Bytes of one row in all parts together; what it shares with other rows counts whole.
     pub fn row_bytes(self, cols: usize) -> usize {
         (0..self.n_parts()).map(|part| self.part_row_bytes(part, cols)).sum()
     }
 
-    /// Bits stored for each value of a row of `cols` values, scales included.
+    /// Bits stored for each value of a matrix of many rows of `cols` values, scales included.
     pub fn bits_per_weight(self, cols: usize) -> f64 {
-        self.row_bytes(cols) as f64 * 8.0 / cols as f64
+        let part = |i| self.part_row_bytes(i, cols) as f64 / self.rows_of_part_row(i) as f64;
+        (0..self.n_parts()).map(part).sum::<f64>() * 8.0 / cols as f64
     }
 
     /// The naive truth: one row as f32. `parts[i]` holds the row's bytes of part `i`; `out.len()` is the number of columns.
@@ -120,6 +146,11 @@ impl Encoding {
                 }
             }
             Encoding::Ggml(ty) => ty.decode_row(parts[0], out),
+            Encoding::Fp8 { scales } => {
+                for (i, value) in out.iter_mut().enumerate() {
+                    *value = minifloat::e4m3(parts[0][i]) * scales.get(parts[1], i / FP8_BLOCK);
+                }
+            }
         }
     }
 }
@@ -154,6 +185,7 @@ impl std::fmt::Display for Encoding {
                 write!(f, "affine {}-bit, group {}, {} scales", affine.bits, affine.group, affine.scales)
             }
             Encoding::Ggml(ty) => f.write_str(ty.name()),
+            Encoding::Fp8 { scales } => write!(f, "FP8 E4M3, {scales} scales"),
         }
     }
 }
@@ -196,5 +228,8 @@ mod tests {
         assert_eq!(affine.row_bytes(4096), 2048 + 128 + 128);
         assert_eq!(affine.bits_per_weight(4096), 4.5);
         assert_eq!(Encoding::Float(Float::BF16).row_bytes(10), 20);
+        let fp8 = Encoding::Fp8 { scales: Float::BF16 };
+        assert_eq!(fp8.bits_per_weight(4096), 8.0 + 16.0 / 128.0 / 128.0);
+        assert_eq!((fp8.part_rows(0, 129), fp8.part_rows(1, 129), fp8.part_rows(1, 128)), (129, 2, 1));
     }
 }

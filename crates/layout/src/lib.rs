@@ -13,7 +13,7 @@ pub mod ggml;
 mod matrix;
 pub mod minifloat;
 
-pub use encoding::{Affine, Encoding, Float, MAX_PARTS};
+pub use encoding::{Affine, Encoding, FP8_BLOCK, Float, MAX_PARTS};
 pub use extent::{Extent, FileId};
 pub use ggml::GgmlType;
 pub use matrix::{MatrixShape, MatrixView, RowView};

@@ -41,6 +41,7 @@ pub(crate) fn all() -> Vec<Kernel> {
             name: "product BF16",
             prepare: |cpu, slow| product(cpu, Encoding::Float(Float::BF16), slow),
         },
+        Kernel { name: "product FP8", prepare: |cpu, slow| product(cpu, FP8, slow) },
         Kernel { name: "product F32", prepare: |cpu, slow| product(cpu, Encoding::Float(Float::F32), slow) },
         Kernel { name: "expert 4-bit 4096/1024", prepare: |cpu, slow| expert(cpu, 4096, 1024, 1, slow) },
         Kernel { name: "expert 4-bit 2048/512", prepare: |cpu, slow| expert(cpu, 2048, 512, 1, slow) },
@@ -61,6 +62,7 @@ pub(crate) fn all() -> Vec<Kernel> {
             name: "prefill BF16 256 rows",
             prepare: |cpu, slow| prefill(cpu, Encoding::Float(Float::BF16), 256, slow),
         },
+        Kernel { name: "prefill FP8 256 rows", prepare: |cpu, slow| prefill(cpu, FP8, 256, slow) },
         Kernel { name: "attend decode f16 16k", prepare: |cpu, slow| attend(cpu, KvKind::F16, 1, slow) },
         Kernel { name: "attend decode q8 16k", prepare: |cpu, slow| attend(cpu, KvKind::Q8, 1, slow) },
         Kernel { name: "attend prefill f16 16k", prepare: |cpu, slow| attend(cpu, KvKind::F16, 16, slow) },
@@ -71,6 +73,8 @@ pub(crate) fn all() -> Vec<Kernel> {
         Kernel { name: "rms_norm 4096", prepare: |cpu, _| norm(cpu) },
     ]
 }
+
+const FP8: Encoding = Encoding::Fp8 { scales: Float::BF16 };
 
 fn affine(bits: u8, group: u16) -> Encoding {
     Encoding::Affine(Affine { bits, group, scales: Float::BF16 })
@@ -96,6 +100,14 @@ fn fill(encoding: Encoding, part: usize, bytes: &mut [u8]) {
     let float = match encoding {
         Encoding::Affine(affine) if part > 0 => affine.scales,
         Encoding::Float(float) => float,
+        Encoding::Fp8 { scales } if part > 0 => scales,
+        Encoding::Fp8 { .. } => {
+            // Small positive codes: no NaN.
+            for (i, code) in bytes.iter_mut().enumerate() {
+                *code = (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0] & 0x3f;
+            }
+            return;
+        }
         Encoding::Affine(_) | Encoding::Ggml(_) => {
             let mut state = 0x9e37_79b9_7f4a_7c15u64;
             for chunk in bytes.chunks_mut(8) {

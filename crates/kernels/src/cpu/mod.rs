@@ -12,6 +12,7 @@ mod avx512;
 mod backend;
 mod delta;
 mod float;
+mod fp8;
 mod ggml;
 mod kv;
 mod level;

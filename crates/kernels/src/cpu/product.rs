@@ -7,6 +7,7 @@ use flashmill_layout::{Encoding, MatrixView};
 use super::Level;
 use super::affine::{AffineRows, Dealt, Output, blocked_scratch};
 use super::float::FloatProduct;
+use super::fp8::Fp8Product;
 use super::ggml::GgmlRows;
 use super::memory::{Memory, Span};
 use super::norm::SiluMul;
@@ -225,7 +226,7 @@ impl Products {
     fn form(&self, w: &MatrixView<'_>, n_rows: usize) -> Option<Form> {
         let cols = w.shape.cols;
         match w.shape.encoding {
-            Encoding::Float(_) => None,
+            Encoding::Float(_) | Encoding::Fp8 { .. } => None,
             Encoding::Affine(affine) => {
                 let (dealt, blocked) = self.level.run(Wanted { bits: affine.bits, n_rows });
                 let unit = usize::from(affine.group).min(64);
@@ -352,6 +353,11 @@ impl Runner {
             }
             (Encoding::Ggml(_), Operand::Quantized { rows, n, .. }) => {
                 self.level.run(GgmlProduct { w: GgmlRows::of(w, share), x: rows, n, y });
+            }
+            (Encoding::Fp8 { scales }, Operand::Float(x)) => {
+                // SAFETY: nobody writes the activations in this region.
+                let (n_x, x) = (x.rows.len(), |i| unsafe { x.row(i) });
+                self.level.run(Fp8Product { scales, w, rows: share, n_x, x, y });
             }
             (Encoding::Float(float), Operand::Float(x)) => {
                 let bytes = w.shape.encoding.part_row_bytes(0, w.shape.cols);

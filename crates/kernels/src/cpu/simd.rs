@@ -1,5 +1,7 @@
 //! Sixteen lanes of f32: what every SIMD level provides, so that each float kernel is written once.
 
+use flashmill_layout::minifloat;
+
 use super::affine::{AffineRows, Blocked, Dealt, Output, QuantizedRow};
 use super::ggml::GgmlRows;
 use super::scalar::Scalar;
@@ -58,6 +60,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     fn load_bf16(self, from: &[u8; 32]) -> Self::F;
     fn load_f16(self, from: &[u8; 32]) -> Self::F;
     fn load_i8(self, from: &[u8; 16]) -> Self::F;
+    /// The exact values of sixteen E4M3 codes.
+    #[inline(always)]
+    fn load_e4m3(self, from: &[u8; 16]) -> Self::F {
+        self.load(&from.map(minifloat::e4m3))
+    }
     /// Rounded to nearest even.
     fn store_f16(self, lanes: Self::F, to: &mut [u8; 32]);
     /// Rounded to nearest even; NaN becomes any value.

@@ -44,6 +44,10 @@ fn weights(random: &mut Random, shape: MatrixShape) -> Vec<Vec<u8>> {
             let codes = random.bytes(shape.part_bytes(0));
             vec![codes, random.floats(affine.scales, groups), random.floats(affine.scales, groups)]
         }
+        Encoding::Fp8 { scales } => {
+            let n_scales = shape.part_bytes(1) / scales.bytes();
+            vec![random.bytes(shape.part_bytes(0)), random.floats(scales, n_scales)]
+        }
         Encoding::Ggml(ty) => {
             let n = shape.rows * shape.cols / ty.block_values();
             vec![(0..n).flat_map(|_| finite_block(random, ty)).collect()]

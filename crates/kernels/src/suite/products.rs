@@ -30,7 +30,7 @@ pub(super) fn product_bound(
 ) -> Vec<f64> {
     let cols = w.shape.cols;
     let activation_error = match w.shape.encoding {
-        Encoding::Float(_) => 0.0,
+        Encoding::Float(_) | Encoding::Fp8 { .. } => 0.0,
         Encoding::Affine(_) | Encoding::Ggml(_) => precision.activation_error,
     };
     let mut bounds = vec![0.0; x.len() / cols * w.shape.rows];

@@ -95,6 +95,7 @@ impl StoredMatrix {
                 bytes.extend(ggml::blocks(random, ty, rows * cols / ty.block_values(), spread));
                 vec![bytes]
             }
+            Encoding::Fp8 { scales } => fp8_parts(random, &shape, scales, lead, spread),
         };
         StoredMatrix { shape, parts, lead }
     }
@@ -115,7 +116,7 @@ impl StoredMatrix {
     pub fn magnitudes(&self, row: usize) -> Vec<f32> {
         let mut out = vec![0.0; self.shape.cols];
         match self.shape.encoding {
-            Encoding::Float(_) => {
+            Encoding::Float(_) | Encoding::Fp8 { .. } => {
                 self.view().decode_row(row, &mut out);
                 out.iter_mut().for_each(|value| *value = value.abs());
             }
@@ -151,6 +152,24 @@ fn affine_parts(
     vec![codes, stored(affine.scales, lead, scales), stored(affine.scales, lead, biases)]
 }
 
+/// Random codes of any size but NaN, a scale for each block of 128 x 128.
+fn fp8_parts(
+    random: &mut Random,
+    shape: &MatrixShape,
+    scales: Float,
+    lead: usize,
+    spread: f32,
+) -> Vec<Vec<u8>> {
+    let code = |bits: u64| if bits & 0x7f == 0x7f { 0x7e } else { bits as u8 };
+    let codes = (0..lead + shape.part_bytes(0)).map(|_| code(random.bits())).collect();
+    let n_scales = shape.part_bytes(1) / scales.bytes();
+    // The mean square of a code is that of a value of size 100 or so.
+    let values: Vec<f32> = (0..n_scales)
+        .map(|_| spread / 100.0 * random.pick(&[0.1, 1.0, 1.0]) * random.uniform(0.5, 1.0))
+        .collect();
+    vec![codes, stored(scales, lead, values)]
+}
+
 /// `lead` arbitrary bytes, then the values.
 fn stored(float: Float, lead: usize, values: impl IntoIterator<Item = f32>) -> Vec<u8> {
     let mut bytes = vec![0xee; lead];
@@ -168,6 +187,7 @@ fn stored(float: Float, lead: usize, values: impl IntoIterator<Item = f32>) -> V
 pub fn encodings() -> Vec<Encoding> {
     let floats = [Float::F32, Float::F16, Float::BF16];
     let mut all: Vec<Encoding> = floats.map(Encoding::Float).to_vec();
+    all.extend(floats.map(|scales| Encoding::Fp8 { scales }));
     for bits in [2, 3, 4, 5, 6, 8] {
         for group in [32, 64, 128] {
             all.extend(floats.map(|scales| Encoding::Affine(Affine { bits, group, scales })));
@@ -177,10 +197,11 @@ pub fn encodings() -> Vec<Encoding> {
     all
 }
 
-/// A number of columns that `encoding` allows: ragged ones for floats, up to 19 groups for the others.
+/// A number of columns that `encoding` allows: ragged ones for floats and FP8, up to 19 groups for the others.
 pub(super) fn some_cols(random: &mut Random, encoding: Encoding) -> usize {
     match encoding {
         Encoding::Float(_) => random.pick(&[1, 7, 16, 31, 80, 96, 192, 273, 520]),
+        Encoding::Fp8 { .. } => random.pick(&[1, 16, 31, 127, 128, 129, 192, 273, 520]),
         Encoding::Affine(affine) => usize::from(affine.group) * random.pick(&[1, 2, 3, 5, 6, 8, 16, 17, 19]),
         Encoding::Ggml(ty) => ty.block_values() * random.pick(&[1, 2, 3, 5, 9]),
     }

@@ -169,6 +169,15 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn load_e4m3(self, from: &[u8; 16]) -> __m512 {
+        // SAFETY: sixteen bytes can be read; the token proves the features, AVX2 among them.
+        unsafe {
+            let halves = super::avx2::e4m3_as_f16(_mm_loadu_si128(from.as_ptr().cast()));
+            _mm512_mul_ps(_mm512_cvtph_ps(halves), _mm512_set1_ps(256.0))
+        }
+    }
+
+    #[inline(always)]
     fn store_f16(self, lanes: __m512, to: &mut [u8; 32]) {
         // SAFETY: sixteen 16-bit values can be written; the token proves the features.
         unsafe {
