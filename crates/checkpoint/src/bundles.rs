@@ -65,9 +65,10 @@ impl LayerBundles {
         let both = modules.stored(&gate_up, &gate_up, n, (2 * size, hidden), NEEDED_BY)?;
         let down = modules.stored(&down, &down, n, (hidden, size), NEEDED_BY)?;
         let half = MatrixShape { rows: size, ..both.shape };
-        let mut runs = both.strides(0, size);
-        runs.extend(both.strides(size, size));
-        runs.extend(down.strides(0, hidden));
+        let mut runs = Vec::new();
+        for (stored, first, rows) in [(&both, 0, size), (&both, size, size), (&down, 0, hidden)] {
+            runs.extend(stored.strides(first, rows).ok_or_else(|| modules.torn(stored))?);
+        }
         let names = [both.name.clone(), both.name, down.name];
         let place = Place::Stacked { names, runs };
         Ok(LayerBundles { n_experts: moe.n_experts, shapes: [half, half, down.shape], place })
@@ -87,15 +88,24 @@ impl LayerBundles {
         };
         let all = [find(0)?, find(1)?, find(2)?];
         let shapes = [all[0].shape, all[1].shape, all[2].shape];
-        let runs = all.iter().flat_map(|stored| stored.strides(0, stored.shape.rows)).collect();
+        let mut runs = Vec::new();
+        for stored in &all {
+            runs.extend(stored.strides(0, stored.shape.rows).ok_or_else(|| modules.torn(stored))?);
+        }
         let place = Place::Stacked { names: all.map(|stored| stored.name), runs };
         Ok(LayerBundles { n_experts: moe.n_experts, shapes, place })
     }
 
     /// Gate, up and down as rows of stacks of `n_experts` matrices: the stack, the first row, the number of rows.
+    ///
+    /// # Panics
+    /// If rows of the stacks share anything, as GGML's never do.
     pub(crate) fn of_stacks(n_experts: usize, all: [(&Stored, usize, usize); 3]) -> LayerBundles {
         let shapes = all.map(|(stored, _, rows)| MatrixShape { rows, ..stored.shape });
-        let runs = all.iter().flat_map(|&(stored, first, rows)| stored.strides(first, rows)).collect();
+        let strides = |&(stored, first, rows): &(&Stored, usize, usize)| {
+            stored.strides(first, rows).expect("rows that share nothing")
+        };
+        let runs = all.iter().flat_map(strides).collect();
         let place = Place::Stacked { names: all.map(|(stored, ..)| stored.name.clone()), runs };
         LayerBundles { n_experts, shapes, place }
     }
@@ -168,14 +178,12 @@ impl LayerBundles {
 }
 
 impl Stored {
-    /// Rows `first..first + n` of each matrix of a stack, one stride a part.
-    fn strides(&self, first: usize, n: usize) -> Vec<Stride> {
+    /// Rows `first..first + n` of each matrix of a stack, one stride a part; `None` where that would tear rows apart that share
+    /// their scales.
+    fn strides(&self, first: usize, n: usize) -> Option<Vec<Stride>> {
         let part = |(i, extent): (usize, &Extent)| {
-            let row_bytes = self.shape.encoding.part_row_bytes(i, self.shape.cols) as u64;
-            Stride {
-                first: extent.slice(first as u64 * row_bytes, n as u64 * row_bytes),
-                bytes: self.shape.rows as u64 * row_bytes,
-            }
+            let bytes = self.shape.part_bytes(i) as u64;
+            Some(Stride { first: self.slice(i, extent, first, n)?, bytes })
         };
         self.parts.iter().enumerate().map(part).collect()
     }

@@ -143,7 +143,7 @@ pub enum CheckpointError {
     },
     /// A quantisation method that is not read.
     #[error(
-        "{path}: {field} is {method}, which is not read yet; use the BF16 files or an MLX affine conversion of this model"
+        "{path}: {field} is {method} ({format}), which is not read; use the BF16 or FP8 files of this model, a GPTQ or AWQ edition, or an MLX conversion"
     )]
     QuantMethodNotRead {
         /// The config.
@@ -152,6 +152,8 @@ pub enum CheckpointError {
         field: String,
         /// The method, as JSON.
         method: String,
+        /// What it is.
+        format: &'static str,
     },
 
     /// The index names something that is no file name.
@@ -364,6 +366,28 @@ pub enum CheckpointError {
         tensor: String,
         /// The config.
         config: PathBuf,
+    },
+    /// FP8 weights without their scales.
+    #[error(
+        "{path}: the tensor {tensor:?} is F8_E4M3, but no file holds its scales {scales:?}, without which its values are wrong; fetch the model again"
+    )]
+    ScalesMissing {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The tensor that should hold the scales.
+        scales: String,
+    },
+    /// FP8 rows that have to be put in another order, but share their scales in blocks.
+    #[error(
+        "{path}: the tensor {tensor:?} is FP8 in blocks of 128 rows, and its heads or halves are not whole blocks; use the BF16 files of this model"
+    )]
+    SharedScales {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
     },
     /// Quantised weights whose shape contradicts the settings.
     #[error(

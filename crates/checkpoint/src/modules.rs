@@ -10,6 +10,8 @@ use crate::files::{FileEntry, StoredTensor, Table};
 use crate::quantization::{Override, Quantization};
 use crate::weights::{MatrixRef, VectorMap, VectorRef};
 
+mod fp8;
+
 /// The tensors of a checkpoint, on the way from names to roles.
 pub(crate) struct Modules<'a> {
     pub(crate) dir: &'a Path,
@@ -61,6 +63,9 @@ impl Modules<'_> {
         let lead: Vec<u64> = n.map(|n| n as u64).into_iter().collect();
         let dims = |last: u64| [lead.as_slice(), &[rows as u64, last]].concat();
         let tensor = self.take(weight, needed_by)?;
+        if self.is_fp8(weight, &tensor) {
+            return self.fp8(weight, tensor, &lead, (rows, cols));
+        }
         let scales_name = format!("{module}.scales");
         if !self.contains(&scales_name) {
             let float = self.float(weight, &tensor)?;
@@ -131,7 +136,7 @@ impl Modules<'_> {
         weight: &str,
         tensor: &StoredTensor,
     ) -> Result<(u8, u16), CheckpointError> {
-        match self.quantization.map(|quantization| quantization.of(module)) {
+        match self.quantization.and_then(Quantization::mlx).map(|mlx| mlx.of(module)) {
             Some(Override::Affine(affine)) => Ok((affine.bits, affine.group)),
             Some(Override::OtherMode(field, value)) => Err(CheckpointError::FieldUnsupported {
                 path: self.config_path.to_owned(),
@@ -161,6 +166,12 @@ impl Modules<'_> {
 
     fn float(&self, name: &str, tensor: &StoredTensor) -> Result<Float, CheckpointError> {
         tensor.dtype.float().ok_or_else(|| self.wrong_dtype(name, tensor, FLOATS))
+    }
+
+    /// The error for rows that cannot be taken apart because they share scales.
+    pub(crate) fn torn(&self, stored: &Stored) -> CheckpointError {
+        let path = self.path(stored.parts[0]);
+        CheckpointError::SharedScales { path, tensor: stored.name.clone() }
     }
 
     fn wrong_dtype(&self, name: &str, tensor: &StoredTensor, expected: &'static str) -> CheckpointError {
@@ -205,8 +216,9 @@ impl Stored {
         MatrixRef { name: self.name, shape: self.shape, parts }
     }
 
-    /// The rows of `runs`, each a first row and a number of rows, as a matrix of its own. Neighbouring runs become one.
-    pub(crate) fn gather(&self, runs: impl Iterator<Item = (usize, usize)>) -> MatrixRef {
+    /// The rows of `runs`, each a first row and a number of rows, as a matrix of its own. Neighbouring runs become one. `None`
+    /// where that would tear rows apart that share their scales.
+    pub(crate) fn gather(&self, runs: impl Iterator<Item = (usize, usize)>) -> Option<MatrixRef> {
         let mut merged: Vec<(usize, usize)> = Vec::new();
         for (first, n) in runs {
             match merged.last_mut() {
@@ -215,17 +227,24 @@ impl Stored {
             }
         }
         let rows = merged.iter().map(|&(_, n)| n).sum();
-        let part = |(i, extent): (usize, &Extent)| {
-            let row_bytes = self.shape.encoding.part_row_bytes(i, self.shape.cols) as u64;
-            merged
-                .iter()
-                .map(|&(row, n)| extent.slice(row as u64 * row_bytes, n as u64 * row_bytes))
-                .collect()
+        let part = |(i, extent): (usize, &Extent)| -> Option<Vec<Extent>> {
+            let shared = self.shape.encoding.rows_of_part_row(i);
+            // A run that is followed by another must fill its last row of the part.
+            let before_last = &merged[..merged.len().saturating_sub(1)];
+            let whole = before_last.iter().all(|(_, n)| n.is_multiple_of(shared));
+            let slice = |&(first, n): &(usize, usize)| self.slice(i, extent, first, n);
+            whole.then(|| merged.iter().map(slice).collect())?
         };
-        MatrixRef {
+        Some(MatrixRef {
             name: self.name.clone(),
             shape: MatrixShape { rows, ..self.shape },
-            parts: self.parts.iter().enumerate().map(part).collect(),
-        }
+            parts: self.parts.iter().enumerate().map(part).collect::<Option<_>>()?,
+        })
+    }
+
+    /// The bytes of rows `first..first + n` of the first matrix in part `part`, which lies at `extent`.
+    pub(crate) fn slice(&self, part: usize, extent: &Extent, first: usize, n: usize) -> Option<Extent> {
+        let range = self.shape.part_range(part, first, n)?;
+        Some(extent.slice(range.start as u64, range.len() as u64))
     }
 }

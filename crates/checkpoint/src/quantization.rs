@@ -1,44 +1,31 @@
-//! The `quantization` setting of MLX files: bits and group size for all modules, and for single ones.
-
-use std::collections::HashMap;
+//! The quantisation settings of a config: MLX's, or those of another tool, named by `quant_method`.
 
 use serde_json::{Map, Value};
 
 use crate::error::CheckpointError;
 use crate::fields::{Fields, short};
-use crate::names;
 
-/// Bits and group size of each module.
+mod fp8;
+mod mlx;
+
+pub(crate) use mlx::{Mlx, Override};
+
+/// How the config says that weights are quantised.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Quantization {
-    base: Affine,
-    /// By the module's path below the model's prefix.
-    modules: HashMap<String, Override>,
-}
-
-/// What the config says about one module.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Override {
-    /// These bits and this group size.
-    Affine(Affine),
-    /// It is not quantised.
-    None,
-    /// A mode that is not read: the field's name and the mode as JSON.
-    OtherMode(String, String),
-}
-
-/// MLX's affine mode.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Affine {
-    pub(crate) bits: u8,
-    pub(crate) group: u16,
+pub(crate) enum Quantization {
+    /// MLX's affine groups.
+    Mlx(Mlx),
+    /// FP8 in blocks of 128 x 128. Which modules are, their tensors' types say.
+    Fp8,
 }
 
 impl Quantization {
-    /// The settings of a module, by its path as the tensors' names have it.
-    pub(crate) fn of(&self, module: &str) -> Override {
-        let found = self.modules.get(names::below_prefix(module));
-        found.cloned().unwrap_or(Override::Affine(self.base))
+    /// MLX's settings, if they are that.
+    pub(crate) fn mlx(&self) -> Option<&Mlx> {
+        match self {
+            Quantization::Mlx(mlx) => Some(mlx),
+            Quantization::Fp8 => None,
+        }
     }
 }
 
@@ -52,68 +39,37 @@ pub(crate) fn parse(fields: &mut Fields<'_>) -> Result<Option<Quantization>, Che
         (None, Some(map)) => ("quantization_config", map),
         (None, None) => return Ok(None),
     };
-    if let Some(method) = map.get("quant_method").filter(|value| !value.is_null()) {
-        return Err(CheckpointError::QuantMethodNotRead {
-            path: fields.path().to_owned(),
-            field: fields.full_name(&format!("{name}.quant_method")),
-            method: short(method),
-        });
-    }
-    if let Some(mode) = other_mode(map) {
-        return Err(fields.unsupported(&format!("{name}.mode"), mode, "affine"));
-    }
-    let base = affine(fields, name, map, None)?;
-    let mut modules = HashMap::new();
-    for (module, value) in map {
-        if matches!(module.as_str(), "bits" | "group_size" | "mode") {
-            continue;
-        }
-        let field = format!("{name}.{module}");
-        let setting = match value {
-            Value::Bool(true) => Override::Affine(base),
-            Value::Bool(false) | Value::Null => Override::None,
-            Value::Object(map) => match other_mode(map) {
-                Some(mode) => Override::OtherMode(fields.full_name(&format!("{field}.mode")), short(mode)),
-                // Where an entry is silent, MLX takes its own default, not the base.
-                None => Override::Affine(affine(fields, &field, map, Some(Affine { bits: 4, group: 64 }))?),
-            },
-            // Other tools' remarks beside the settings, such as "linear_class".
-            _ => {
-                fields.note_ignored(&field, value);
-                continue;
-            }
-        };
-        let path = names::below_prefix(module).to_owned();
-        match modules.get(&path) {
-            Some(other) if *other != setting => {
-                return Err(fields.unsupported(&field, value, "one setting for each module"));
-            }
-            _ => modules.insert(path, setting),
-        };
-    }
-    Ok(Some(Quantization { base, modules }))
-}
-
-fn other_mode(map: &Map<String, Value>) -> Option<&Value> {
-    map.get("mode").filter(|mode| !mode.is_null() && mode.as_str() != Some("affine"))
-}
-
-fn affine(
-    fields: &Fields<'_>,
-    name: &str,
-    map: &Map<String, Value>,
-    default: Option<Affine>,
-) -> Result<Affine, CheckpointError> {
-    let number = |key: &str, default: Option<u16>, allowed: &[u16], supported| {
-        let field = format!("{name}.{key}");
-        let Some(value) = map.get(key).filter(|value| !value.is_null()) else {
-            return default.ok_or_else(|| fields.missing(&field));
-        };
-        let number = value.as_u64().ok_or_else(|| fields.wrong_type(&field, value, "a whole number"))?;
-        let known = allowed.iter().find(|&&known| u64::from(known) == number);
-        known.copied().ok_or_else(|| fields.unsupported(&field, value, supported))
+    let Some(method) = map.get("quant_method").filter(|value| !value.is_null()) else {
+        return mlx::parse(fields, name, map).map(Quantization::Mlx).map(Some);
     };
-    let bits = number("bits", default.map(|d| d.bits.into()), &[2, 3, 4, 5, 6, 8], "2, 3, 4, 5, 6, 8")?;
-    let group = number("group_size", default.map(|d| d.group), &[32, 64, 128], "32, 64, 128")?;
-    Ok(Affine { bits: bits as u8, group })
+    match method.as_str() {
+        Some("fp8") => {
+            fp8::check(fields, name, map)?;
+            Ok(Some(Quantization::Fp8))
+        }
+        _ => Err(not_read(fields, name, map, method)),
+    }
+}
+
+/// The error for a method that is not read: what the format is, and what to use instead.
+fn not_read(fields: &Fields<'_>, name: &str, map: &Map<String, Value>, method: &Value) -> CheckpointError {
+    let text = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default();
+    let format = match method.as_str() {
+        Some("compressed-tensors") if text("format").contains("nvfp4") => "NVFP4 of compressed-tensors",
+        Some("compressed-tensors") if text("format").contains("pack") => {
+            "packed integers of compressed-tensors"
+        }
+        Some("compressed-tensors") => "a format of compressed-tensors",
+        Some("modelopt" | "modelopt_fp4") if text("quant_algo") != "FP8" => "NVFP4 of NVIDIA's ModelOpt",
+        Some("modelopt") => "FP8 of NVIDIA's ModelOpt, with a scale for each tensor",
+        Some("bitsandbytes") => "bitsandbytes",
+        Some("exl2" | "exl3") => "EXL of ExLlama",
+        _ => "a method that is not known",
+    };
+    CheckpointError::QuantMethodNotRead {
+        path: fields.path().to_owned(),
+        field: fields.full_name(&format!("{name}.quant_method")),
+        method: short(method),
+        format,
+    }
 }

@@ -82,7 +82,7 @@ fn convention(modules: &Modules<'_>, prefix: &str, spec: &ModelSpec) -> Conventi
         Some([_, taps, 1]) if *taps != 1 => true,
         Some([_, 1, taps]) if *taps != 1 => false,
         _ => {
-            modules.quantization.is_some()
+            modules.quantization.is_some_and(|quantization| quantization.mlx().is_some())
                 || modules.table.says_mlx
                 || prefix == "language_model.model."
                 || modules.table.tensors.keys().any(|name| name.contains(".mlp.switch_mlp."))
@@ -256,7 +256,10 @@ fn interleaved_projections(
     let pair = |first: usize| (0..n).map(move |head| ((2 * head + first) * per_key_head, per_key_head));
     let (q, k) = (runs(0, sizes.key_dim), runs(sizes.key_dim, sizes.key_dim));
     let (v, z) = (runs(2 * sizes.key_dim, values), runs(2 * sizes.key_dim + values, values));
-    Ok([qkvz.gather(q.chain(k).chain(v)), qkvz.gather(z), ba.gather(pair(0)), ba.gather(pair(1))])
+    let qkv = qkvz.gather(q.chain(k).chain(v)).ok_or_else(|| modules.torn(&qkvz))?;
+    let z = qkvz.gather(z).ok_or_else(|| modules.torn(&qkvz))?;
+    let [b, a] = [0, 1].map(|first| ba.gather(pair(first)).ok_or_else(|| modules.torn(&ba)));
+    Ok([qkv, z, b?, a?])
 }
 
 /// A gated feed-forward network of `size` hidden units.

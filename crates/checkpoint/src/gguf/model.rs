@@ -90,7 +90,7 @@ fn attention(
     // A converter may have joined the three: all q, all k, all v.
     let [q, k, v] = if tensors.contains(&fused) {
         let all = tensors.stored(&fused, None, (queries + 2 * kv, hidden), NEEDED_BY)?;
-        [(0, queries), (queries, kv), (queries + kv, kv)].map(|run| all.gather([run].into_iter()))
+        [(0, queries), (queries, kv), (queries + kv, kv)].map(|run| gather(&all, [run].into_iter()))
     } else {
         let mut find = |name, rows| tensors.matrix(&format!("{at}.{name}.weight"), (rows, hidden), NEEDED_BY);
         [find("attn_q", queries)?, find("attn_k", kv)?, find("attn_v", kv)?]
@@ -158,13 +158,18 @@ fn qkv_and_z(
     let both = tensors.stored(&both, None, (n * stride, hidden), NEEDED_BY)?;
     let runs = |first: usize, len: usize| (0..n).map(move |head| (head * stride + first, len));
     let qkv = runs(0, key_dim).chain(runs(key_dim, key_dim)).chain(runs(2 * key_dim, values));
-    Ok([both.gather(qkv), both.gather(runs(2 * key_dim + values, values))])
+    Ok([gather(&both, qkv), gather(&both, runs(2 * key_dim + values, values))])
 }
 
 /// The b's (`first` 0) or a's (1) of `ssm_ba`, which holds, for each key head, those of its value heads.
 fn gather_ba(ba: &Stored, first: usize, sizes: &DeltaNetSpec) -> MatrixRef {
     let each = sizes.n_value_heads / sizes.n_key_heads;
-    ba.gather((0..sizes.n_key_heads).map(|head| ((2 * head + first) * each, each)))
+    gather(ba, (0..sizes.n_key_heads).map(|head| ((2 * head + first) * each, each)))
+}
+
+/// Rows of a matrix as a matrix of its own; GGML's rows share nothing, so that any will do.
+fn gather(stored: &Stored, runs: impl Iterator<Item = (usize, usize)>) -> MatrixRef {
+    stored.gather(runs).expect("rows that share nothing")
 }
 
 /// Router, shared expert and routed experts.

@@ -134,10 +134,24 @@ fn architectures() {
 
 #[test]
 fn quantisation_methods_that_are_not_read() {
-    for method in ["fp8", "gptq", "awq", "compressed-tensors", "bitsandbytes"] {
+    for (settings, words) in [
+        (
+            json!({"quant_method": "compressed-tensors", "format": "pack-quantized"}),
+            ["compressed-tensors", "packed integers"],
+        ),
+        (
+            json!({"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized"}),
+            ["compressed-tensors", "NVFP4"],
+        ),
+        (json!({"quant_method": "modelopt", "quant_algo": "NVFP4"}), ["modelopt", "NVFP4"]),
+        (json!({"quant_method": "bitsandbytes", "load_in_4bit": true}), ["bitsandbytes", "MLX"]),
+        (json!({"quant_method": "hqq", "bits": 4}), ["hqq", "not known"]),
+    ] {
         let mut draft = Draft::of("qwen3_5_moe");
-        draft.config["quantization_config"] = json!({"quant_method": method, "bits": 4});
-        says(&refused(draft.write().path()), &["quantization_config.quant_method", method, "not read yet"]);
+        draft.config["quantization_config"] = settings;
+        let message = refused(draft.write().path());
+        says(&message, &["config.json", "quantization_config.quant_method", "not read; use"]);
+        says(&message, &words);
     }
     let mlx = |quantization: Value| {
         let mut draft = Draft::of("qwen3_5_moe_mlx4");

@@ -95,6 +95,7 @@ fn specs() {
         ("qwen3_5_moe", qwen3_5(), Convention::HuggingFace),
         ("qwen3_5_moe_mlx4", qwen3_5(), Convention::Mlx),
         ("qwen3_5_moe_mlx2", qwen3_5(), Convention::Mlx),
+        ("qwen3_5_moe_fp8", qwen3_5(), Convention::HuggingFace),
         ("qwen3_next", qwen3_next(), Convention::HuggingFace),
         ("qwen3_moe", qwen3_moe(), Convention::HuggingFace),
     ] {
@@ -114,7 +115,7 @@ fn a_file_of_the_directory_stands_for_it() {
 }
 
 /// Every matrix of a description, experts included.
-fn matrices(checkpoint: &Checkpoint) -> Vec<MatrixRef> {
+pub(crate) fn matrices(checkpoint: &Checkpoint) -> Vec<MatrixRef> {
     let trunk = checkpoint.trunk();
     let mut all = vec![trunk.embed.clone()];
     all.extend(trunk.head.clone());

@@ -4,6 +4,7 @@ mod configs;
 mod damage;
 mod fixtures;
 mod forms;
+mod fp8;
 mod gguf_header;
 mod gguf_model;
 mod gguf_support;

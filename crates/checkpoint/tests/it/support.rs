@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
 /// The fixtures whose families and formats are read.
-pub(crate) const FIXTURES: [&str; 5] =
-    ["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_5_moe_mlx2", "qwen3_next", "qwen3_moe"];
+pub(crate) const FIXTURES: [&str; 6] =
+    ["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_5_moe_mlx2", "qwen3_5_moe_fp8", "qwen3_next", "qwen3_moe"];
 
 /// The repository's fixture of this name.
 pub(crate) fn fixture(name: &str) -> PathBuf {

@@ -67,6 +67,11 @@ fn qwen3_5_moe_mlx2() {
 }
 
 #[test]
+fn qwen3_5_moe_fp8() {
+    check("qwen3_5_moe_fp8", &[REFERENCE, FAST, FAST_F32]);
+}
+
+#[test]
 fn qwen3_next() {
     check("qwen3_next", &[REFERENCE, FAST, FAST_F32]);
 }
