@@ -104,7 +104,7 @@ pub(crate) enum Dealt {
 }
 
 impl Dealt {
-    /// Values of a block, at most 256.
+    /// Values of a block, at most 512.
     pub(crate) fn block(self) -> usize {
         match self {
             Dealt::Words(n) => 32 * n,
@@ -170,7 +170,10 @@ impl<'a> QuantizedRow<'a> {
 ///
 /// A panel holds, for each pair of values in the order of [`QuantizedRow::values`], that pair of each of its rows.
 #[derive(Clone, Copy)]
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "Scalar has no blocked product"))]
+#[cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, reason = "Scalar has no blocked product")
+)]
 pub(crate) struct Blocked<'a> {
     /// `[panel][pair][PANEL]`.
     pub(crate) pairs: &'a [i32],
@@ -195,7 +198,10 @@ impl<'a> Blocked<'a> {
     }
 
     /// The pairs of panel `panel`, and scales and sums for units of `unit` values.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "Scalar has no blocked product"))]
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64")),
+        allow(dead_code, reason = "Scalar has no blocked product")
+    )]
     pub(crate) fn panel(&self, panel: usize, unit: usize) -> (&'a [i32], &'a [f32], &'a [f32]) {
         let pairs = self.padded_cols / 2 * PANEL;
         assert_eq!(unit, self.unit, "the rows are quantised for the weights' units");

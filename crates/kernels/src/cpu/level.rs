@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 use super::scalar::Scalar;
 use super::simd::{Kernel, Simd};
 #[cfg(target_arch = "x86_64")]
@@ -20,6 +22,8 @@ enum Token {
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon),
 }
 
 /// A level that cannot be used.
@@ -43,7 +47,9 @@ pub enum LevelError {
 
 #[cfg(target_arch = "x86_64")]
 const KNOWN: &[&str] = &["scalar", "avx2", "avx512"];
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+const KNOWN: &[&str] = &["scalar", "neon"];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const KNOWN: &[&str] = &["scalar"];
 
 impl Level {
@@ -67,6 +73,8 @@ impl Level {
             "avx2" => Avx2::new().map(Token::Avx2),
             #[cfg(target_arch = "x86_64")]
             "avx512" => Avx512::new().map(Token::Avx512),
+            #[cfg(target_arch = "aarch64")]
+            "neon" => Neon::new().map(Token::Neon),
             _ => None,
         }
     }
@@ -79,6 +87,8 @@ impl Level {
             Token::Avx2(avx2) => avx2.vectorize(kernel),
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(avx512) => avx512.vectorize(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(neon) => neon.vectorize(kernel),
         }
     }
 }
@@ -97,6 +107,8 @@ impl fmt::Display for Level {
             Token::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(_) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(_) => "neon",
         })
     }
 }

@@ -19,6 +19,8 @@ mod level;
 mod math;
 mod memory;
 mod mix;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod norm;
 mod product;
 mod quantize;

@@ -179,7 +179,7 @@ fn quantize<S: Simd>(s: S, x: &[f32], form: Form, values: &mut [i16], factors: &
     let (scales, sums) = factors.split_at_mut(n_units);
     let (scaled_sums, sums) = sums.split_at_mut(n_units);
     let block = dealt.block().max(64);
-    let mut natural = [0i16; 256];
+    let mut natural = [0i16; 512];
     for first in (0..x.len()).step_by(block) {
         let natural = &mut natural[..block];
         for g in (0..block).step_by(64) {
