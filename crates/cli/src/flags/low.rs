@@ -232,7 +232,7 @@ pub(crate) struct LowEngine {
     /// What computes: `reference` is slow and the definition of right
     #[arg(long, value_name = "KIND", default_value = "cpu")]
     pub(crate) backend: LowBackend,
-    /// SIMD level of the CPU: scalar, avx2 or avx512; the best if not given
+    /// SIMD level of the CPU: scalar, avx2, avx512 or neon; the best if not given
     #[arg(long, value_name = "LEVEL")]
     pub(crate) level: Option<String>,
     /// How keys and values are stored

@@ -355,6 +355,22 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn load_e4m3(self, from: &[u8; 16]) -> Lanes {
+        // SAFETY: sixteen bytes can be read.
+        unsafe {
+            let codes = vreinterpretq_s8_u8(vld1q_u8(from.as_ptr()));
+            let (a, b) = (e4m3_as_f16(vget_low_s8(codes)), e4m3_as_f16(vget_high_s8(codes)));
+            let values = Lanes([
+                quarter::from_f16(vget_low_u16(a)),
+                quarter::from_f16(vget_high_u16(a)),
+                quarter::from_f16(vget_low_u16(b)),
+                quarter::from_f16(vget_high_u16(b)),
+            ]);
+            self.mul(values, self.splat(256.0))
+        }
+    }
+
+    #[inline(always)]
     fn store_f16(self, lanes: Lanes, to: &mut [u8; 32]) {
         for (lanes, to) in lanes.0.into_iter().zip(to.as_chunks_mut::<8>().0) {
             // SAFETY: eight bytes can be written.
@@ -409,4 +425,18 @@ unsafe fn words(from: &[u8; 32]) -> (uint16x8_t, uint16x8_t) {
     let from = from.as_ptr();
     // SAFETY: 32 bytes can be read.
     unsafe { (vreinterpretq_u16_u8(vld1q_u8(from)), vreinterpretq_u16_u8(vld1q_u8(from.add(16)))) }
+}
+
+/// Eight E4M3 codes as binary16 values 256 times too small: the same fields, whose exponents differ by 8 in their bias. A code
+/// that is NaN becomes all ones, which is NaN too.
+#[inline(always)]
+unsafe fn e4m3_as_f16(codes: int8x8_t) -> uint16x8_t {
+    // SAFETY: every 64-bit ARM has NEON.
+    unsafe {
+        let words = vreinterpretq_u16_s16(vmovl_s8(codes));
+        let magnitude = vandq_u16(words, vdupq_n_u16(0x7f));
+        let nan = vceqq_u16(magnitude, vdupq_n_u16(0x7f));
+        let sign = vandq_u16(words, vdupq_n_u16(0x8000));
+        vorrq_u16(vorrq_u16(vshlq_n_u16::<7>(magnitude), sign), nan)
+    }
 }
