@@ -101,6 +101,11 @@ pub(crate) enum Dealt {
     /// Blocks of `64 * n` in `n` pairs of planes of signed bytes, one for each field of a byte of codes: value `n * l + j` is
     /// `256 * high + low` of byte `l` of pair `j`, the high plane first.
     Bytes(usize),
+    /// Blocks of `64 * n` in `n` planes of 64 words, for units of `16 * n` (n is 1 or 2): run r of sixteen values is quarter `r / n` of plane
+    /// `r % n`; of two neighbouring quarters come the first eights and then the second eights.
+    WordRuns(usize),
+    /// The same runs in `n` pairs of planes of signed bytes as in [`Dealt::Bytes`], each in order.
+    ByteRuns(usize),
 }
 
 impl Dealt {
@@ -108,7 +113,7 @@ impl Dealt {
     pub(crate) fn block(self) -> usize {
         match self {
             Dealt::Words(n) => 32 * n,
-            Dealt::Bytes(n) => 64 * n,
+            Dealt::Bytes(n) | Dealt::WordRuns(n) | Dealt::ByteRuns(n) => 64 * n,
         }
     }
 
@@ -124,10 +129,23 @@ impl Dealt {
                 for pair in 0..n {
                     for word in 0..32 {
                         let value = |byte: usize| from[(2 * word + byte) * n + pair];
-                        let high = |q: i16| (q + 128) >> 8;
-                        let join = |low: i16, high: i16| low & 0xff | high << 8;
-                        to[64 * pair + word] = join(high(value(0)), high(value(1)));
-                        to[64 * pair + 32 + word] = join(value(0), value(1));
+                        [to[64 * pair + word], to[64 * pair + 32 + word]] = planes([value(0), value(1)]);
+                    }
+                }
+            }
+            Dealt::WordRuns(n) => {
+                for (i, values) in from.chunks_exact(8).enumerate() {
+                    let (run, half) = (i / 2, i % 2);
+                    let (plane, quarter) = (run % n, run / n);
+                    to[64 * plane + 32 * (quarter / 2) + 16 * half + 8 * (quarter % 2)..][..8]
+                        .copy_from_slice(values);
+                }
+            }
+            Dealt::ByteRuns(n) => {
+                for (run, values) in from.chunks_exact(16).enumerate() {
+                    let at = 64 * (run % n) + 8 * (run / n);
+                    for (i, pair) in values.as_chunks::<2>().0.iter().enumerate() {
+                        [to[at + i], to[at + 32 + i]] = planes(*pair);
                     }
                 }
             }
@@ -137,6 +155,13 @@ impl Dealt {
 
 /// Factors of a unit of activations: scale, scaled sum, integer sum.
 pub(crate) const FACTORS: usize = 3;
+
+/// Two neighbouring values as bytes: a word of the high plane and one of the low plane.
+fn planes(values: [i16; 2]) -> [i16; 2] {
+    let join = |low: i16, high: i16| low & 0xff | high << 8;
+    let [low, high] = values.map(|q| (q + 128) >> 8);
+    [join(low, high), join(values[0], values[1])]
+}
 
 /// A row of activations in signed 16 bits.
 ///
@@ -157,6 +182,13 @@ impl<'a> QuantizedRow<'a> {
         assert_eq!(unit, self.unit, "the row is quantised for the weights' units");
         let n = self.factors.len() / FACTORS;
         (&self.factors[..n], &self.factors[n..2 * n])
+    }
+
+    /// Scales, scaled sums and integer sums of the units.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "for levels with products of bytes"))]
+    pub(crate) fn factors(self) -> [&'a [f32]; FACTORS] {
+        let n = self.factors.len() / FACTORS;
+        [&self.factors[..n], &self.factors[n..2 * n], &self.factors[2 * n..]]
     }
 
     /// Value `i` of a row that is in order.

@@ -1,5 +1,6 @@
 //! Products `W x` of any encoding, split over the threads by rows of `W`.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use flashmill_layout::{Encoding, MatrixView};
@@ -8,7 +9,7 @@ use super::Level;
 use super::affine::{AffineRows, Dealt, Output, blocked_scratch};
 use super::float::FloatProduct;
 use super::fp8::Fp8Product;
-use super::ggml::GgmlRows;
+use super::ggml::{Fast, GgmlRows, with_fast};
 use super::memory::{Memory, Span};
 use super::norm::SiluMul;
 use super::quantize::{Form, QuantizeRows, Quantized};
@@ -233,7 +234,10 @@ impl Products {
                 Some(Form { cols, unit, dealt, blocked })
             }
             Encoding::Ggml(ty) => {
-                Some(Form { cols, unit: ty.group(), dealt: Dealt::Words(1), blocked: false })
+                let unit = ty.group();
+                let dealt =
+                    with_fast!(ty, T => self.level.run(WantedRuns { unit: T::UNIT }), Dealt::Words(1));
+                Some(Form { cols, unit, dealt, blocked: false })
             }
         }
     }
@@ -351,8 +355,9 @@ impl Runner {
                 };
                 self.level.run(AffineProduct { w, x: rows, n, blocked, scratch, y });
             }
-            (Encoding::Ggml(_), Operand::Quantized { rows, n, .. }) => {
-                self.level.run(GgmlProduct { w: GgmlRows::of(w, share), x: rows, n, y });
+            (Encoding::Ggml(ty), Operand::Quantized { rows, n, .. }) => {
+                let product = GgmlProduct { w: GgmlRows::of(w, share), x: rows, n, y };
+                with_fast!(ty, T => self.level.run(FastProduct::<T>(product, PhantomData)), self.level.run(product));
             }
             (Encoding::Fp8 { scales }, Operand::Float(x)) => {
                 // SAFETY: nobody writes the activations in this region.
@@ -419,22 +424,60 @@ struct GgmlProduct<'a> {
     y: Output,
 }
 
+impl GgmlProduct<'_> {
+    /// Rows of `W` that stay in the cache while all activations pass.
+    fn pieces(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let n_rows = self.w.n_rows();
+        let piece = if self.n == 1 { n_rows } else { (PIECE_BYTES / self.w.row_bytes()).max(1) };
+        (0..n_rows).step_by(piece).map(move |first| first..(first + piece).min(n_rows))
+    }
+}
+
 impl Kernel for GgmlProduct<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let n_rows = self.w.n_rows();
-        let piece = if self.n == 1 { n_rows } else { (PIECE_BYTES / self.w.row_bytes()).max(1) };
-        for first in (0..n_rows).step_by(piece) {
-            let last = (first + piece).min(n_rows);
-            let w = self.w.rows(first..last);
+        for piece in self.pieces() {
             for row in 0..self.n {
                 // SAFETY: the columns of `y` are this thread's own.
-                let y = unsafe { self.y.row(row, first, last - first) };
-                s.ggml_rows(&w, self.x.row(row), y);
+                let y = unsafe { self.y.row(row, piece.start, piece.len()) };
+                s.ggml_rows(&self.w.rows(piece.clone()), self.x.row(row), y);
             }
         }
+    }
+}
+
+/// The same for a type that has a fast product.
+struct FastProduct<'a, T>(GgmlProduct<'a>, PhantomData<T>);
+
+impl<T: Fast> Kernel for FastProduct<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let FastProduct(product, _) = self;
+        for piece in product.pieces() {
+            for row in 0..product.n {
+                // SAFETY: the columns of `y` are this thread's own.
+                let y = unsafe { product.y.row(row, piece.start, piece.len()) };
+                s.ggml_fast::<T>(&product.w.rows(piece.clone()), product.x.row(row), y);
+            }
+        }
+    }
+}
+
+/// How a level wants activations for fast products with units of `unit` values.
+struct WantedRuns {
+    unit: usize,
+}
+
+impl Kernel for WantedRuns {
+    type Output = Dealt;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) -> Dealt {
+        s.ggml_dealt(self.unit)
     }
 }
 

@@ -3,7 +3,7 @@
 use flashmill_layout::minifloat;
 
 use super::affine::{AffineRows, Blocked, Dealt, Output, QuantizedRow};
-use super::ggml::GgmlRows;
+use super::ggml::{Fast, GgmlRows};
 use super::scalar::Scalar;
 
 /// A piece of work that is compiled for every level.
@@ -94,6 +94,19 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         for (row, y) in y.iter_mut().enumerate() {
             *y = Scalar.tree(w.accumulate(row, x));
         }
+    }
+
+    /// How the activations for fast products with units of `unit` values are dealt.
+    #[inline(always)]
+    fn ggml_dealt(self, _unit: usize) -> Dealt {
+        Dealt::Words(1)
+    }
+
+    /// `y = W x` for a type that has a fast product, `x` dealt as [`Simd::ggml_dealt`] says. Levels without [`super::ggml::Bytes`]
+    /// use Scalar's.
+    #[inline(always)]
+    fn ggml_fast<T: Fast>(self, w: &GgmlRows<'_>, x: QuantizedRow<'_>, y: &mut [f32]) {
+        self.ggml_rows(w, x, y);
     }
 
     /// Up to 16 values; the other lanes are `fill`.

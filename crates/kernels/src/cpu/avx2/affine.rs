@@ -44,7 +44,7 @@ pub(super) fn rows(s: Avx2, w: &AffineRows<'_>, x: QuantizedRow<'_>, y: &mut [f3
 
 /// # Safety
 /// The CPU has what [`Avx2`] proves. So for every function below.
-#[inline(always)]
+#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
     s: Avx2,
     w: &AffineRows<'_>,

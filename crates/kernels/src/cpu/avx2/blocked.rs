@@ -50,7 +50,7 @@ struct Unpacked<'a> {
 
 /// # Safety
 /// The CPU has what [`Avx2`] proves, so for every function below; `y`'s columns are this thread's own.
-#[inline(always)]
+#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
     w: &AffineRows<'_>,
     x: &Blocked<'_>,

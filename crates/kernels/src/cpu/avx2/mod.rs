@@ -3,10 +3,12 @@
 use std::arch::x86_64::*;
 
 use super::affine::{AffineRows, Blocked, Dealt, Output, QuantizedRow};
+use super::ggml::{self, Fast, GgmlRows};
 use super::simd::{Kernel, Simd};
 
 mod affine;
 mod blocked;
+mod bytes;
 
 /// The proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -302,6 +304,16 @@ impl Simd for Avx2 {
     fn affine_rows(self, w: &AffineRows<'_>, x: QuantizedRow<'_>, y: &mut [f32]) {
         // SAFETY: the token proves the CPU's features.
         unsafe { affine::rows(self, w, x, y) }
+    }
+
+    #[inline(always)]
+    fn ggml_dealt(self, unit: usize) -> Dealt {
+        Dealt::WordRuns(unit / 16)
+    }
+
+    #[inline(always)]
+    fn ggml_fast<T: Fast>(self, w: &GgmlRows<'_>, x: QuantizedRow<'_>, y: &mut [f32]) {
+        ggml::rows::<Avx2, T>(self, w, x, y);
     }
 
     #[inline(always)]

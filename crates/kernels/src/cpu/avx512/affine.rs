@@ -45,7 +45,7 @@ pub(super) fn rows(s: Avx512, w: &AffineRows<'_>, x: QuantizedRow<'_>, y: &mut [
 
 /// # Safety
 /// The CPU has what [`Avx512`] proves. So for every function below.
-#[inline(always)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
     s: Avx512,
     w: &AffineRows<'_>,
@@ -265,14 +265,14 @@ unsafe fn quad<const BITS: usize, const UNIT: usize, const R: usize, const SOME:
 
 /// Sums of lanes i and i + 2, within quarters: two of `x`, then two of `y`.
 #[inline(always)]
-unsafe fn halves(x: __m512i, y: __m512i) -> __m512i {
+pub(super) unsafe fn halves(x: __m512i, y: __m512i) -> __m512i {
     // SAFETY: the CPU's features, by the caller.
     unsafe { _mm512_add_epi32(_mm512_unpacklo_epi64(x, y), _mm512_unpackhi_epi64(x, y)) }
 }
 
 /// Sums of neighbouring lanes, within quarters: two of `x`, then two of `y`.
 #[inline(always)]
-unsafe fn even_plus_odd(x: __m512i, y: __m512i) -> __m512i {
+pub(super) unsafe fn even_plus_odd(x: __m512i, y: __m512i) -> __m512i {
     // SAFETY: the CPU's features, by the caller.
     unsafe {
         let (x, y) = (_mm512_castsi512_ps(x), _mm512_castsi512_ps(y));

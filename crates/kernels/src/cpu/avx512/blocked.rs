@@ -51,7 +51,7 @@ struct Unpacked {
 
 /// # Safety
 /// The CPU has what [`Avx512`] proves, so for every function below; `y`'s columns are this thread's own.
-#[inline(always)]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
 unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
     w: &AffineRows<'_>,
     x: &Blocked<'_>,

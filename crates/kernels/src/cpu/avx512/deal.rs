@@ -50,6 +50,25 @@ pub(super) unsafe fn bytes<const N: usize>(from: &[i16], to: &mut [i16]) {
     }
 }
 
+/// [`super::super::affine::Dealt::ByteRuns`] of `n` pairs.
+///
+/// # Safety
+/// The CPU has what [`super::Avx512`] proves; both slices have `64 * n` values.
+#[inline(always)]
+pub(super) unsafe fn byte_runs(n: usize, from: &[i16], to: &mut [i16]) {
+    // SAFETY: run `r` of sixteen words becomes sixteen bytes of both planes of pair `r % n`.
+    unsafe {
+        let to: *mut u8 = to.as_mut_ptr().cast();
+        for run in 0..4 * n {
+            let low = _mm256_loadu_si256(from.as_ptr().add(16 * run).cast());
+            let high = _mm256_srai_epi16::<8>(_mm256_add_epi16(low, _mm256_set1_epi16(128)));
+            let pair = to.add(128 * (run % n) + 16 * (run / n));
+            _mm_storeu_si128(pair.cast(), _mm256_cvtepi16_epi8(high));
+            _mm_storeu_si128(pair.add(64).cast(), _mm256_cvtepi16_epi8(low));
+        }
+    }
+}
+
 /// Word `j` of each lane of `16 * N` bits, moved to the bottom.
 #[inline(always)]
 unsafe fn down<const N: usize>(lanes: __m512i, j: usize) -> __m512i {

@@ -3,10 +3,12 @@
 use std::arch::x86_64::*;
 
 use super::affine::{AffineRows, Blocked, Dealt, Output, QuantizedRow};
+use super::ggml::{self, Fast, GgmlRows};
 use super::simd::{Kernel, Simd};
 
 mod affine;
 mod blocked;
+mod bytes;
 mod deal;
 
 /// The proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI (and all of AVX2, FMA and F16C).
@@ -213,6 +215,7 @@ impl Simd for Avx512 {
                 Dealt::Bytes(1) => deal::bytes::<1>(from, to),
                 Dealt::Bytes(2) => deal::bytes::<2>(from, to),
                 Dealt::Bytes(4) => deal::bytes::<4>(from, to),
+                Dealt::ByteRuns(n) => deal::byte_runs(n, from, to),
                 Dealt::Words(2) => deal::words::<2>(from, to),
                 Dealt::Words(4) => deal::words::<4>(from, to),
                 other => other.deal(from, to),
@@ -224,6 +227,16 @@ impl Simd for Avx512 {
     fn affine_rows(self, w: &AffineRows<'_>, x: QuantizedRow<'_>, y: &mut [f32]) {
         // SAFETY: the token proves the CPU's features.
         unsafe { affine::rows(self, w, x, y) }
+    }
+
+    #[inline(always)]
+    fn ggml_dealt(self, unit: usize) -> Dealt {
+        Dealt::ByteRuns(unit / 16)
+    }
+
+    #[inline(always)]
+    fn ggml_fast<T: Fast>(self, w: &GgmlRows<'_>, x: QuantizedRow<'_>, y: &mut [f32]) {
+        ggml::rows::<Avx512, T>(self, w, x, y);
     }
 
     #[inline(always)]

@@ -1,4 +1,13 @@
 //! Products with GGML's blocks: the data, and the definition in plain Rust. docs/NUMERICS.md has the arithmetic.
+//!
+//! Types that large models are made of have fast products, each written once ([`Fast`]) over what every level provides
+//! ([`Bytes`]): [`rows`] for one row of activations. The other types take the definition at every level.
+
+#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports, reason = "only x86 has `Bytes`"))]
+
+mod bytes;
+pub(super) mod fast;
+mod rows;
 
 use std::ops::Range;
 
@@ -6,6 +15,9 @@ use flashmill_layout::ggml::Unpacked;
 use flashmill_layout::{Encoding, GgmlType, MatrixView};
 
 use super::affine::QuantizedRow;
+pub(super) use bytes::Bytes;
+pub(super) use fast::{Fast, with_fast};
+pub(super) use rows::rows;
 
 /// Neighbouring rows of a matrix in GGML's blocks.
 #[derive(Clone, Copy)]
