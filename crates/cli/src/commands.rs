@@ -1,5 +1,6 @@
 //! One module a mode.
 
+mod bench;
 mod chat;
 mod inspect;
 mod logits;
@@ -8,6 +9,7 @@ mod replay;
 mod run;
 mod trace;
 
+pub(crate) use bench::bench;
 pub(crate) use chat::chat;
 pub(crate) use inspect::inspect;
 pub(crate) use logits::logits;

@@ -40,6 +40,7 @@ fn run(args: LowArgs) -> Result<ExitCode> {
         Mode::Plan(options) => commands::plan(options),
         Mode::Inspect(options) => commands::inspect(options),
         Mode::Logits(options) => commands::logits(options),
+        Mode::Bench(options) => commands::bench(options),
         Mode::Trace(options) => commands::trace(options),
         Mode::Replay(options) => commands::replay(options),
     }

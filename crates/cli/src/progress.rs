@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 const PATIENCE: Duration = Duration::from_millis(300);
 
 const BYTES: &str = "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}";
+const STEPS: &str = "{bar:30} {msg}";
 const TOKENS: &str = "{msg} {bar:30} {pos} of {len} tokens, {speed}";
 
 /// A bar on standard error that appears late and leaves nothing behind.
@@ -28,6 +29,20 @@ impl Progress {
     /// Counts tokens.
     pub(crate) fn of_tokens(what: &'static str) -> Progress {
         Progress { start: Instant::now(), what, template: TOKENS, bar: None }
+    }
+
+    /// Counts steps, each with a name of its own.
+    pub(crate) fn of_steps() -> Progress {
+        Progress { start: Instant::now(), what: "", template: STEPS, bar: None }
+    }
+
+    /// `done` of `total` steps are done, and now comes `what`.
+    pub(crate) fn step(&mut self, what: &str, done: usize, total: usize) {
+        self.set(done as u64, total as u64);
+        if let Some(bar) = &self.bar {
+            bar.set_message(what.to_owned());
+            bar.tick();
+        }
     }
 
     /// `done` of `total` are done.
@@ -66,7 +81,7 @@ mod tests {
 
     #[test]
     fn the_templates_are_valid() {
-        for template in [BYTES, TOKENS] {
+        for template in [BYTES, TOKENS, STEPS] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

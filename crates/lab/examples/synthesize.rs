@@ -14,12 +14,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [dir, tokenizer, shape, rest @ ..] = args.as_slice() else {
         return Err("usage: synthesize DIR TOKENIZER_DIR 35b|122b|397b [LAYERS] [BITS]".into());
     };
-    let mut shape = match shape.as_str() {
-        "35b" => Shape::qwen35_35b(),
-        "122b" => Shape::qwen35_122b(),
-        "397b" => Shape::qwen35_397b(),
-        other => return Err(format!("no shape is called {other}").into()),
-    };
+    let mut shape = Shape::named(shape).ok_or_else(|| format!("no shape is called {shape}"))?;
     if let Some(n_layers) = rest.first() {
         shape.n_layers = n_layers.parse()?;
     }

@@ -1,8 +1,11 @@
-//! Measuring: synthetic models of the real shapes, since weights of that size cannot be shipped with a test, and caches replayed on
-//! recorded routing.
+//! Measuring: speed beside what the machine gives, synthetic models of the real shapes, since weights of that size cannot be shipped
+//! with a test, and caches replayed on recorded routing.
 
+pub mod bench;
+mod random;
 pub mod replay;
+pub mod routing;
 mod synthetic;
 pub mod trace;
 
-pub use synthetic::{LabError, Shape, SyntheticOptions, write_synthetic};
+pub use synthetic::{LabError, Shape, SyntheticOptions, free_bytes, write_synthetic};

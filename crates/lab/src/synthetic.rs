@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use half::bf16;
 use serde_json::json;
 
+use crate::random::SplitMix64;
+
 /// Why a synthetic model could not be written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -71,6 +73,16 @@ impl Shape {
         }
     }
 
+    /// `35b`, `122b` or `397b`.
+    pub fn named(name: &str) -> Option<Shape> {
+        match name {
+            "35b" => Some(Shape::qwen35_35b()),
+            "122b" => Some(Shape::qwen35_122b()),
+            "397b" => Some(Shape::qwen35_397b()),
+            _ => None,
+        }
+    }
+
     /// Qwen3.5-122B-A10B.
     pub fn qwen35_122b() -> Shape {
         Shape {
@@ -100,6 +112,26 @@ pub struct SyntheticOptions {
     pub group: usize,
     /// Of all random numbers.
     pub seed: u64,
+}
+
+impl SyntheticOptions {
+    /// Bytes of all weights.
+    pub fn n_bytes(&self) -> u64 {
+        let bytes = |tensors: Vec<Tensor>| tensors.iter().map(|tensor| tensor.n_bytes() as u64).sum::<u64>();
+        bytes(ends(self))
+            + (0..self.shape.n_layers).map(|layer| bytes(layer_tensors(self, layer))).sum::<u64>()
+    }
+}
+
+/// Bytes that may be written below `dir`, where the system says.
+pub fn free_bytes(dir: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    return rustix::fs::statvfs(dir).ok().map(|stat| stat.f_bavail * stat.f_frsize);
+    #[cfg(not(unix))]
+    {
+        let _ = dir;
+        None
+    }
 }
 
 /// Writes the model into `dir`, one file a layer; tokenizer files are the caller's. `progress` is told the bytes written.
@@ -346,21 +378,4 @@ fn write_json(dir: &Path, name: &str, value: &serde_json::Value) -> Result<(), L
     let path = dir.join(name);
     let text = serde_json::to_vec_pretty(value).expect("a JSON value has a text");
     std::fs::write(&path, text).map_err(|error| LabError::Write { path, error })
-}
-
-/// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ z >> 31
-    }
-
-    fn uniform(&mut self, low: f32, high: f32) -> f32 {
-        low + (high - low) * (self.next() >> 40) as f32 / (1u64 << 24) as f32
-    }
 }

@@ -13,7 +13,7 @@ use crate::observe::Watch;
 use crate::timing::{Part, Timing};
 use crate::weights::{Attention, DeltaNet, Ffn, Layer, Mixer, Moe, Shared};
 use crate::work::{AttentionWork, DeltaWork, FfnWork, Host, MAX_ARRIVAL_ROWS, Work};
-use crate::{Model, ModelError, Observer, State};
+use crate::{Model, ModelError, Observer, Route, State};
 
 /// Most sequences of one forward pass.
 pub const MAX_SEQUENCES: usize = 64;
@@ -45,6 +45,7 @@ struct Pass<'a, 'b> {
     n_rows: usize,
     segments: &'a [Segment<'a>],
     watch: Watch<'b>,
+    route: Option<&'b mut (dyn Route + 'static)>,
 }
 
 impl Model {
@@ -161,7 +162,7 @@ impl Model {
         stop: Option<&AtomicBool>,
         watch: &mut Watch<'_>,
     ) -> Result<(), ModelError> {
-        let Model { spec, backend, weights, store, work, timing, .. } = self;
+        let Model { spec, backend, weights, store, work, timing, route, .. } = self;
         let b = backend.as_mut();
         let Work { x, h, y, attention, delta, ffn, host, .. } = work;
         let (x, h, y) = (*x, *h, *y);
@@ -179,6 +180,7 @@ impl Model {
                 n_rows,
                 segments,
                 watch: Watch(watch.0.as_mut().map(|o| &mut **o as _)),
+                route: route.as_deref_mut(),
             };
 
             b.rms_norm(x, layer.input_norm, eps, n, h);
@@ -378,6 +380,9 @@ fn mixture(
     b.linear(h, n, &[(moe.router, work.router_logits)]);
     pass.see(b, "router_logits", work.router_logits, sizes.n_experts);
     b.route(work.router_logits, n, sizes.n_experts, sizes.normalize_top_k, &mut host.picks);
+    if let Some(route) = &mut pass.route {
+        route.route(pass.layer, n, &mut host.picks);
+    }
     pass.watch.picks(pass.layer, &host.picks, n);
     let Host { picks, union, terms, .. } = host;
     union.gather(picks, n);

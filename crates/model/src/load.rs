@@ -11,7 +11,7 @@ use crate::state::Pool;
 use crate::timing::Timing;
 use crate::weights::{self, Loader, Weights};
 use crate::work::Work;
-use crate::{ModelError, ModelOptions, State};
+use crate::{ModelError, ModelOptions, Route, State};
 
 /// A loaded model: trunk resident, bundles behind the store.
 pub struct Model {
@@ -23,6 +23,7 @@ pub struct Model {
     pub(crate) work: Work,
     pub(crate) pool: Arc<Pool>,
     pub(crate) timing: Timing,
+    pub(crate) route: Option<Box<dyn Route>>,
 }
 
 /// Bytes of the store's tables for one bundle: nine extents of 24 bytes at most, its place, its policy's counts.
@@ -118,6 +119,7 @@ impl Model {
             weights,
             store,
             work,
+            route: None,
         })
     }
 
@@ -139,6 +141,11 @@ impl Model {
     /// Reads, hits and waits since loading.
     pub fn store_stats(&self) -> Stats {
         self.store.stats()
+    }
+
+    /// Picks experts in the routers' place from now on.
+    pub fn set_route(&mut self, route: Box<dyn Route>) {
+        self.route = Some(route);
     }
 
     /// The store behind the model.

@@ -24,6 +24,12 @@ pub trait Observer {
     }
 }
 
+/// Picks experts in the router's place: for measuring with routing of a known kind. What the model computes is then not its own.
+pub trait Route: Send {
+    /// Writes the experts of `n_rows` rows, distinct in each row, into `picks.experts`; the weights stay the router's.
+    fn route(&mut self, layer: usize, n_rows: usize, picks: &mut Picks);
+}
+
 /// Hands rows to an observer, if there is one.
 pub(crate) struct Watch<'a>(pub Option<&'a mut dyn Observer>);
 

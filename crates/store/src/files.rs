@@ -99,6 +99,13 @@ impl Files {
         Ok(self.get(file)?.len)
     }
 
+    /// Asks the system to drop what its page cache holds of the files, so that reads through it are cold.
+    pub fn forget_cached(&self) {
+        for file in &self.files {
+            platform::forget_cached(&file.buffered, 0, file.len);
+        }
+    }
+
     /// Reads the bytes of `extent` into `into`, through the page cache, which is asked to forget them.
     ///
     /// # Errors

@@ -35,6 +35,10 @@ pub(crate) struct Landed {
 }
 
 impl Loads {
+    pub(crate) fn files(&self) -> &Files {
+        &self.files
+    }
+
     pub(crate) fn new(reader: Box<dyn Reader>, files: Arc<Files>, direct: bool, depth: usize) -> Loads {
         let align = |file: &crate::files::OpenFile| file.direct.as_ref().map_or(0, |direct| direct.align);
         let direct_align = files.iter().map(|file| if direct { align(file) } else { 0 }).collect();

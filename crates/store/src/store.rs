@@ -130,6 +130,11 @@ impl Store {
         waste.sum()
     }
 
+    /// Asks the system to drop what its page cache holds of the files.
+    pub fn forget_cached(&self) {
+        self.loads.files().forget_cached();
+    }
+
     /// How bytes are read, and why not otherwise.
     pub fn reader_name(&self) -> &str {
         &self.reader_name

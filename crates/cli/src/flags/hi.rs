@@ -1,14 +1,18 @@
 //! The flags as they are meant: options of the engine and of each mode.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use flashmill_engine::{BackendKind, EngineOptions, KvKind, SamplingOptions};
+use flashmill_lab::bench::BenchOptions;
 use flashmill_lab::replay::{Eviction, Tokens};
+use flashmill_lab::routing::Drawn;
+use flashmill_lab::{Shape, SyntheticOptions};
 
 use super::low::{
-    LowArgs, LowBackend, LowChat, LowCommand, LowEngine, LowInspect, LowKv, LowLogits, LowPlan, LowReplay,
-    LowRun, LowSampling, LowTalk, LowTrace,
+    LowArgs, LowBackend, LowBench, LowChat, LowCommand, LowEngine, LowInspect, LowKv, LowLogits, LowPlan,
+    LowReplay, LowRun, LowSampling, LowTalk, LowTrace,
 };
 
 /// What the program shall do.
@@ -18,6 +22,7 @@ pub(crate) enum Mode {
     Plan(PlanOptions),
     Inspect(InspectOptions),
     Logits(LogitsOptions),
+    Bench(BenchFlags),
     Trace(TraceOptions),
     Replay(ReplayOptions),
 }
@@ -62,6 +67,24 @@ pub(crate) struct LogitsOptions {
     pub(crate) tokens: Vec<u32>,
     pub(crate) out: PathBuf,
     pub(crate) trace: bool,
+}
+
+/// Measure speed.
+pub(crate) struct BenchFlags {
+    pub(crate) subject: Subject,
+    pub(crate) bench: BenchOptions,
+    pub(crate) chart: Option<PathBuf>,
+    pub(crate) json: bool,
+}
+
+/// What is measured.
+pub(crate) enum Subject {
+    Model(PathBuf),
+    /// Random weights, to be written below `dir`.
+    Synthetic {
+        options: SyntheticOptions,
+        dir: PathBuf,
+    },
 }
 
 /// Record routing.
@@ -130,6 +153,7 @@ impl Mode {
                 Mode::Inspect(InspectOptions { model: model.model, json })
             }
             LowCommand::Logits(logits) => Mode::Logits(LogitsOptions::new(logits)?),
+            LowCommand::Bench(bench) => Mode::Bench(BenchFlags::new(bench)?),
             LowCommand::Trace(trace) => Mode::Trace(TraceOptions::new(trace)?),
             LowCommand::Replay(replay) => Mode::Replay(ReplayOptions::new(replay)?),
         })
@@ -149,6 +173,45 @@ impl RunOptions {
             json: low.json,
         })
     }
+}
+
+impl BenchFlags {
+    fn new(low: LowBench) -> Result<BenchFlags> {
+        let subject = match low.model.to_str().and_then(Shape::named) {
+            Some(mut shape) => {
+                shape.n_layers = low.layers.unwrap_or(shape.n_layers);
+                if ![2, 3, 4, 5, 6, 8].contains(&low.bits) {
+                    bail!("--bits {}: must be 2, 3, 4, 5, 6 or 8", low.bits);
+                }
+                let options = SyntheticOptions { shape, bits: low.bits, group: 64, seed: 1 };
+                Subject::Synthetic { options, dir: low.dir }
+            }
+            None => Subject::Model(low.model),
+        };
+        let routing = low.routing.as_deref().map(parse_routing).transpose()?;
+        let bench = BenchOptions {
+            engine: engine_options(low.engine)?,
+            contexts: low.contexts,
+            prompt_tokens: low.prompt_tokens,
+            decode_tokens: low.decode_tokens,
+            cold: low.cold,
+            routing,
+            patience: Duration::from_secs(low.patience as u64),
+        };
+        Ok(BenchFlags { subject, bench, chart: low.chart, json: low.json })
+    }
+}
+
+fn parse_routing(text: &str) -> Result<Drawn> {
+    let drawn = |skew, reuse| Drawn { skew, reuse, seed: 1 };
+    if text == "uniform" {
+        return Ok(drawn(0.0, 0.0));
+    }
+    let numbers = text.split_once(':').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    numbers
+        .filter(|(skew, reuse)| (0.0..=10.0).contains(skew) && (0.0..=1.0).contains(reuse))
+        .map(|(skew, reuse)| drawn(skew, reuse))
+        .with_context(|| format!("--routing {text}: must be `uniform` or SKEW:REUSE, for example 1.0:0.6"))
 }
 
 impl TraceOptions {

@@ -26,6 +26,8 @@ pub(crate) enum LowCommand {
     Inspect(LowInspect),
     /// Write the logits of given tokens to a safetensors file
     Logits(LowLogits),
+    /// Measure the speed of a model, or of a synthetic one of a real shape
+    Bench(LowBench),
     /// Record which experts the tokens of a prompt and its answer pick
     Trace(LowTrace),
     /// Replay a routing trace: hit rates of cache policies, and what a prefetch would bring
@@ -106,6 +108,48 @@ pub(crate) struct LowLogits {
     /// Tokens of one forward pass; the result is the same for any number
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) chunk: Option<usize>,
+    #[command(flatten)]
+    pub(crate) engine: LowEngine,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LowBench {
+    /// A model's directory or file, `demo`, or a shape: 35b, 122b or 397b writes random weights, measures and removes them
+    #[arg(value_name = "MODEL|SHAPE")]
+    pub(crate) model: PathBuf,
+    /// Tokens that a sequence already has
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "0,4096")]
+    pub(crate) contexts: Vec<usize>,
+    /// Tokens of the prompt
+    #[arg(long, value_name = "N", default_value = "512", value_parser = at_least_one)]
+    pub(crate) prompt_tokens: usize,
+    /// Tokens that are decoded
+    #[arg(short = 'n', long, value_name = "N", default_value = "64", value_parser = at_least_one)]
+    pub(crate) decode_tokens: usize,
+    /// Measure the first context once more with nothing cached
+    #[arg(long)]
+    pub(crate) cold: bool,
+    /// Draw the experts: `uniform`, or SKEW:REUSE such as 1.0:0.6 (Zipf exponent; share taken over from the token before)
+    #[arg(long, value_name = "KIND")]
+    pub(crate) routing: Option<String>,
+    /// Layers of a shape; all of them if not given
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) layers: Option<usize>,
+    /// Bits of a shape's weights
+    #[arg(long, value_name = "N", default_value = "4")]
+    pub(crate) bits: usize,
+    /// Where a shape's weights are written
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Most seconds of each phase
+    #[arg(long, value_name = "S", default_value = "30", value_parser = at_least_one)]
+    pub(crate) patience: usize,
+    /// Also draw a chart: an SVG file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) chart: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) engine: LowEngine,
 }

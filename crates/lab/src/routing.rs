@@ -1,0 +1,128 @@
+//! Routing that is drawn instead of computed, so that a model with random weights can have the cache hits of a trained one.
+
+use flashmill_engine::{Picks, Route};
+
+use crate::random::SplitMix64;
+
+/// How picks are drawn.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Drawn {
+    /// The exponent of a Zipf law over a layer's experts, in an order of its own for each layer; 0 is uniform.
+    pub skew: f64,
+    /// The probability that a pick is taken over from the token before, 0 to 1.
+    pub reuse: f64,
+    /// Of all draws.
+    pub seed: u64,
+}
+
+/// Draws the picks of every layer, each row from those of the row before.
+pub struct DrawnRoute {
+    options: Drawn,
+    layers: Vec<Layer>,
+    random: SplitMix64,
+}
+
+struct Layer {
+    /// Experts from the most to the least popular.
+    order: Vec<u32>,
+    /// Cumulative weights in that order.
+    cumulative: Vec<f64>,
+    last: Vec<u32>,
+}
+
+impl DrawnRoute {
+    /// For layers of `n_experts` experts each.
+    pub fn new(options: Drawn, n_layers: usize, n_experts: usize) -> DrawnRoute {
+        let mut random = SplitMix64(options.seed);
+        let layers = (0..n_layers).map(|_| Layer::new(options.skew, n_experts, &mut random)).collect();
+        DrawnRoute { options, layers, random }
+    }
+}
+
+impl Layer {
+    fn new(skew: f64, n_experts: usize, random: &mut SplitMix64) -> Layer {
+        let mut order: Vec<u32> = (0..n_experts as u32).collect();
+        for i in (1..n_experts).rev() {
+            order.swap(i, random.below(i as u64 + 1) as usize);
+        }
+        let weights = (0..n_experts).scan(0.0, |sum, rank| {
+            *sum += (rank as f64 + 1.0).powf(-skew);
+            Some(*sum)
+        });
+        Layer { order, cumulative: weights.collect(), last: Vec::new() }
+    }
+
+    fn draw(&self, random: &mut SplitMix64) -> u32 {
+        let all = self.cumulative[self.cumulative.len() - 1];
+        let at = random.unit() * all;
+        let rank = self.cumulative.partition_point(|&sum| sum <= at);
+        self.order[rank.min(self.order.len() - 1)]
+    }
+}
+
+impl Route for DrawnRoute {
+    fn route(&mut self, layer: usize, n_rows: usize, picks: &mut Picks) {
+        let DrawnRoute { options, layers, random } = self;
+        let layer = &mut layers[layer];
+        for row in picks.experts.chunks_exact_mut(picks.top_k).take(n_rows) {
+            for at in 0..row.len() {
+                row[at] = loop {
+                    let pick = match layer.last.get(at) {
+                        Some(&last) if random.unit() < options.reuse => last,
+                        _ => layer.draw(random),
+                    };
+                    if !row[..at].contains(&pick) {
+                        break pick;
+                    }
+                    // What is taken may be taken over again and again: draw afresh.
+                    let pick = layer.order[random.below(layer.order.len() as u64) as usize];
+                    if !row[..at].contains(&pick) {
+                        break pick;
+                    }
+                };
+            }
+            layer.last.clear();
+            layer.last.extend_from_slice(row);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn picks(drawn: Drawn, n_rows: usize) -> Vec<Vec<u32>> {
+        let (top_k, n_experts) = (8, 64);
+        let mut picks = Picks { top_k, experts: vec![0; n_rows * top_k], weights: vec![0.0; n_rows * top_k] };
+        DrawnRoute::new(drawn, 2, n_experts).route(1, n_rows, &mut picks);
+        picks.experts.chunks_exact(top_k).map(<[u32]>::to_vec).collect()
+    }
+
+    /// The share of a row's picks that the row before has, on the average.
+    fn repeats(rows: &[Vec<u32>]) -> f64 {
+        let repeats = |pair: &[Vec<u32>]| pair[1].iter().filter(|pick| pair[0].contains(pick)).count();
+        rows.windows(2).map(repeats).sum::<usize>() as f64 / (8 * (rows.len() - 1)) as f64
+    }
+
+    #[test]
+    fn draws_are_distinct_reproducible_and_of_the_kind_asked_for() {
+        let drawn = |skew, reuse| Drawn { skew, reuse, seed: 3 };
+        for (skew, reuse) in [(0.0, 0.0), (1.2, 0.0), (0.0, 0.7), (0.0, 1.0), (5.0, 0.5)] {
+            let rows = picks(drawn(skew, reuse), 400);
+            assert_eq!(rows, picks(drawn(skew, reuse), 400));
+            for row in &rows {
+                assert!((1..8).all(|at| !row[..at].contains(&row[at])), "{row:?}");
+                assert!(row.iter().all(|&pick| pick < 64));
+            }
+        }
+        let uniform = repeats(&picks(drawn(0.0, 0.0), 2000));
+        assert!((uniform - 8.0 / 64.0).abs() < 0.02, "{uniform}");
+        let reused = repeats(&picks(drawn(0.0, 0.7), 2000));
+        assert!((reused - (0.7 + 0.3 * 8.0 / 64.0)).abs() < 0.05, "{reused}");
+        assert_eq!(repeats(&picks(drawn(0.0, 1.0), 50)), 1.0);
+        let mut uses = [0; 64];
+        picks(drawn(1.2, 0.0), 2000).iter().flatten().for_each(|&pick| uses[pick as usize] += 1);
+        uses.sort_unstable_by(|a, b| b.cmp(a));
+        assert!(uses[..8].iter().sum::<usize>() > 3 * uses[32..].iter().sum::<usize>() / 2, "{uses:?}");
+    }
+}
