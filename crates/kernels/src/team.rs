@@ -1,7 +1,8 @@
 //! The thread team: a few threads that start and end a region of work together within a microsecond.
 //!
 //! A token is some 600 regions of 10 to 1000 microseconds. Workers spin for a bounded time after a region and then park, so
-//! that nobody burns a core while the caller waits for the disk. The caller takes part in every region.
+//! that nobody burns a core while the caller waits for the disk. The caller takes part in every region, and when its own part is done
+//! it does the parts that no worker has begun: on a busy machine, or just after a wait, a worker may be long in coming.
 
 #![allow(unsafe_code)]
 
@@ -36,8 +37,10 @@ struct Apart<T>(T);
 struct State {
     /// Counts regions; a change starts one.
     epoch: Apart<AtomicU32>,
-    /// Workers that have not finished the region.
+    /// Parts of the region, the caller's own aside, that have not ended.
     running: Apart<AtomicU32>,
+    /// The last region in which part `i + 1` was begun, by its worker or by the caller.
+    begun: Vec<Apart<AtomicU32>>,
     /// Whether worker `i + 1` sleeps or is about to.
     parked: Vec<Apart<AtomicBool>>,
     /// The region's work; written by the caller while no worker runs.
@@ -49,8 +52,8 @@ struct State {
 
 type Work = *const (dyn Fn(Part) + Sync);
 
-// SAFETY: `work` is the only field that is not Sync; it is written while all workers wait for the epoch to change
-// (`running == 0`), and the change of the epoch publishes it.
+// SAFETY: `work` is the only field that is not Sync; it is written while no part runs (`running == 0`), read only by who has begun a
+// part of the present region, and the change of the epoch publishes it.
 unsafe impl Sync for State {}
 // SAFETY: as above; the pointer is only followed between a change of the epoch and the end of `running`, while `Team::run` borrows its target.
 unsafe impl Send for State {}
@@ -69,6 +72,7 @@ impl Team {
         let state = Arc::new(State {
             epoch: Apart(AtomicU32::new(0)),
             running: Apart(AtomicU32::new(0)),
+            begun: (1..threads).map(|_| Apart(AtomicU32::new(0))).collect(),
             parked: (1..threads).map(|_| Apart(AtomicBool::new(false))).collect(),
             work: UnsafeCell::new(None),
             quit: AtomicBool::new(false),
@@ -101,12 +105,15 @@ impl Team {
         if of == 1 {
             return work(Part { index: 0, of });
         }
-        self.start(&work);
-        let own = catch_unwind(AssertUnwindSafe(|| work(Part { index: 0, of })));
-        self.finish();
-        if let Err(payload) = own {
-            resume_unwind(payload);
+        let epoch = self.start(&work);
+        self.state.run_part(&work, Part { index: 0, of });
+        for index in 1..of {
+            if self.state.begin(index, epoch) {
+                self.state.run_part(&work, Part { index, of });
+                self.state.running.0.fetch_sub(1, Ordering::Release);
+            }
         }
+        self.finish();
         if let Some(payload) = self.state.take_panic() {
             resume_unwind(payload);
         }
@@ -118,23 +125,25 @@ impl Team {
         if cost < LEAST { work(Part { index: 0, of: 1 }) } else { self.run(work) }
     }
 
-    fn start(&mut self, work: &(dyn Fn(Part) + Sync)) {
+    /// Announces a region, and returns its number.
+    fn start(&mut self, work: &(dyn Fn(Part) + Sync)) -> u32 {
         // SAFETY: only the lifetime changes; `finish` returns after the last worker has left `work`, before the borrow ends.
         let work: Work = unsafe { std::mem::transmute::<*const (dyn Fn(Part) + Sync + '_), Work>(work) };
-        // SAFETY: no worker reads `work` now: the last region has ended and the next has not been announced.
+        // SAFETY: nobody reads `work` now: every part of the last region was begun and has ended, and the next is not announced.
         unsafe { *self.state.work.get() = Some(work) };
         self.state.running.0.store(self.workers.len() as u32, Ordering::Relaxed);
-        self.announce();
+        self.announce()
     }
 
-    /// Changes the epoch and wakes whoever sleeps.
-    fn announce(&self) {
-        self.state.epoch.0.fetch_add(1, Ordering::SeqCst);
+    /// Changes the epoch and wakes whoever sleeps; returns the new epoch.
+    fn announce(&self) -> u32 {
+        let epoch = self.state.epoch.0.fetch_add(1, Ordering::SeqCst).wrapping_add(1);
         for (parked, worker) in self.state.parked.iter().zip(&self.workers) {
             if parked.0.load(Ordering::SeqCst) {
                 worker.thread().unpark();
             }
         }
+        epoch
     }
 
     /// Waits for the workers: shares are equal, so briefly.
@@ -171,14 +180,28 @@ impl State {
             if self.quit.load(Ordering::Acquire) {
                 return;
             }
-            // SAFETY: the epoch has changed, so `work` is set and stays until `running` falls to zero.
+            if !self.begin(part.index, seen) {
+                continue;
+            }
+            // SAFETY: this part of the region is this thread's, so that the region lasts, and `work` with it, until `running` falls.
             let work = unsafe { (*self.work.get()).expect("a region has work") };
             // SAFETY: the target lives until `running` falls to zero, see `Team::start`.
-            let result = catch_unwind(AssertUnwindSafe(|| unsafe { (*work)(part) }));
-            if let Err(payload) = result {
-                self.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(payload);
-            }
+            self.run_part(unsafe { &*work }, part);
             self.running.0.fetch_sub(1, Ordering::Release);
+        }
+    }
+
+    /// Takes part `index` of region `epoch`, if nobody has and the region is the present one: each part is begun once in every
+    /// region, so that it was begun last in the region before.
+    fn begin(&self, index: usize, epoch: u32) -> bool {
+        let begun = &self.begun[index - 1].0;
+        begun.compare_exchange(epoch.wrapping_sub(1), epoch, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Runs one part and keeps the payload of the first panic.
+    fn run_part(&self, work: &(dyn Fn(Part) + Sync), part: Part) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| work(part))) {
+            self.panic.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(payload);
         }
     }
 
