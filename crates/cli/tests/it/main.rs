@@ -3,6 +3,7 @@
 // A test that cannot run here says so.
 #![allow(clippy::print_stderr)]
 
+mod bench;
 mod chat;
 mod demo;
 mod faults;
