@@ -230,7 +230,7 @@ impl BenchReport {
         const WIDTH: usize = 760;
         const LEFT: usize = 190;
         const BAR: usize = 22;
-        let kinds: [(&str, &str, fn(&Row) -> f64); 2] = [
+        let kinds: [Series<'_>; 2] = [
             ("prompt", "#4878a8", |row| row.prefill_tok_per_s),
             ("decode", "#c8643c", |row| row.decode_tok_per_s),
         ];
@@ -266,6 +266,9 @@ impl BenchReport {
         text + "</svg>\n"
     }
 }
+
+/// Name, colour and value of a kind of bar.
+type Series<'a> = (&'a str, &'a str, fn(&Row) -> f64);
 
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
