@@ -94,6 +94,7 @@ impl<'a> AffineRows<'a> {
 
 /// How the values of a block lie, so that packed codes meet them with one shift and one mask.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "a level has its own ways"))]
 pub(crate) enum Dealt {
     /// Blocks of `32 * n` in `n` planes of words, one for each field of a word of codes: value `n * l + j` is word `l` of plane `j`.
     /// `Words(1)` is the plain order.
@@ -185,7 +186,10 @@ impl<'a> QuantizedRow<'a> {
     }
 
     /// Scales, scaled sums and integer sums of the units.
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "for levels with products of bytes"))]
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64")),
+        allow(dead_code, reason = "for levels with products of bytes")
+    )]
     pub(crate) fn factors(self) -> [&'a [f32]; FACTORS] {
         let n = self.factors.len() / FACTORS;
         [&self.factors[..n], &self.factors[n..2 * n], &self.factors[2 * n..]]

@@ -3,7 +3,10 @@
 //! Types that large models are made of have fast products, each written once ([`Fast`]) over what every level provides
 //! ([`Bytes`]): [`rows`] for one row of activations. The other types take the definition at every level.
 
-#![cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_imports, reason = "only x86 has `Bytes`"))]
+#![cfg_attr(
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    allow(dead_code, unused_imports, reason = "Scalar has no `Bytes`")
+)]
 
 mod bytes;
 pub(super) mod fast;

@@ -8,7 +8,7 @@ use std::arch::aarch64::*;
 
 use flashmill_layout::Float;
 
-use super::super::affine::{AffineRows, FACTORS, QuantizedRow};
+use super::super::affine::{AffineRows, QuantizedRow};
 use super::super::simd::Simd;
 use super::{Lanes, Neon, dot};
 
@@ -97,9 +97,8 @@ unsafe fn accumulate<const BITS: usize, const UNIT: usize, const R: usize>(
     x: QuantizedRow<'_>,
     rows: [usize; R],
 ) -> [Lanes; R] {
-    let (x_scales, x_sums) = x.units(UNIT);
-    let (x_scales, x_sums) = (x_scales.as_ptr(), x_sums.as_ptr());
-    let integer_sums = x.factors[x.factors.len() / FACTORS * 2..].as_ptr();
+    assert_eq!(x.unit, UNIT, "x is quantised for W's units");
+    let [x_scales, x_sums, integer_sums] = x.factors().map(<[f32]>::as_ptr);
     let q: *const i8 = x.values.as_ptr().cast();
     let n_units = w.n_units();
     let scales = Scales { float: w.affine.scales, halved: w.units_of_group() == 2 };

@@ -13,15 +13,43 @@ pub(super) unsafe fn bytes<const N: usize>(from: &[i16], to: &mut [i16]) {
     unsafe {
         for run in 0..4 {
             let fields = fields::<N>(from.as_ptr().add(16 * N * run));
-            for (j, [a, b]) in fields.into_iter().take(N).enumerate() {
-                let low = vuzp1q_s8(vreinterpretq_s8_s16(a), vreinterpretq_s8_s16(b));
-                let (a, b) = (vaddq_s16(a, vdupq_n_s16(128)), vaddq_s16(b, vdupq_n_s16(128)));
-                let high = vuzp2q_s8(vreinterpretq_s8_s16(a), vreinterpretq_s8_s16(b));
-                let pair = to.add(128 * j + 16 * run);
-                vst1q_s8(pair, high);
-                vst1q_s8(pair.add(64), low);
+            for (j, words) in fields.into_iter().take(N).enumerate() {
+                split(words, to.add(128 * j + 16 * run));
             }
         }
+    }
+}
+
+/// [`super::super::affine::Dealt::ByteRuns`] of `n` pairs.
+///
+/// # Safety
+/// Both slices have `64 * n` values.
+#[inline(always)]
+pub(super) unsafe fn byte_runs(n: usize, from: &[i16], to: &mut [i16]) {
+    let to: *mut i8 = to.as_mut_ptr().cast();
+    // SAFETY: run `r` of sixteen words becomes sixteen bytes of both planes of pair `r % n`.
+    unsafe {
+        for run in 0..4 * n {
+            let from = from.as_ptr().add(16 * run);
+            let words = [vld1q_s16(from), vld1q_s16(from.add(8))];
+            split(words, to.add(128 * (run % n) + 16 * (run / n)));
+        }
+    }
+}
+
+/// Sixteen words to `to` in the high plane of a pair, and in the low one behind it.
+///
+/// # Safety
+/// There is the pair from `to` on.
+#[inline(always)]
+unsafe fn split([a, b]: [int16x8_t; 2], to: *mut i8) {
+    // SAFETY: sixteen bytes are written to each plane of 64.
+    unsafe {
+        let low = vuzp1q_s8(vreinterpretq_s8_s16(a), vreinterpretq_s8_s16(b));
+        let (a, b) = (vaddq_s16(a, vdupq_n_s16(128)), vaddq_s16(b, vdupq_n_s16(128)));
+        let high = vuzp2q_s8(vreinterpretq_s8_s16(a), vreinterpretq_s8_s16(b));
+        vst1q_s8(to, high);
+        vst1q_s8(to.add(64), low);
     }
 }
 

@@ -4,10 +4,12 @@ use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 
 use super::affine::{AffineRows, Blocked, Dealt, Output, QuantizedRow};
+use super::ggml::{self, Fast, GgmlRows};
 use super::simd::{Kernel, Simd};
 
 mod affine;
 mod blocked;
+mod bytes;
 mod deal;
 
 /// The proof that the CPU has the instructions `sdot`; every 64-bit ARM has the rest of NEON.
@@ -401,6 +403,7 @@ impl Simd for Neon {
                 Dealt::Bytes(2) => deal::bytes::<2>(from, to),
                 Dealt::Bytes(4) => deal::bytes::<4>(from, to),
                 Dealt::Bytes(8) => deal::bytes::<8>(from, to),
+                Dealt::ByteRuns(n) => deal::byte_runs(n, from, to),
                 other => other.deal(from, to),
             }
         }
@@ -410,6 +413,16 @@ impl Simd for Neon {
     fn affine_rows(self, w: &AffineRows<'_>, x: QuantizedRow<'_>, y: &mut [f32]) {
         // SAFETY: the token proves the CPU's features.
         unsafe { affine::rows(self, w, x, y) }
+    }
+
+    #[inline(always)]
+    fn ggml_dealt(self, unit: usize) -> Dealt {
+        Dealt::ByteRuns(unit / 16)
+    }
+
+    #[inline(always)]
+    fn ggml_fast<T: Fast>(self, w: &GgmlRows<'_>, x: QuantizedRow<'_>, y: &mut [f32]) {
+        ggml::rows::<Neon, T>(self, w, x, y);
     }
 
     #[inline(always)]
