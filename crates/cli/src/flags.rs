@@ -5,7 +5,7 @@ mod low;
 mod size;
 
 pub(crate) use hi::{
-    BenchFlags, ChatOptions, InspectOptions, LogitsOptions, Mode, PlanOptions, ReplayOptions, RunOptions,
-    Slots, Subject, TalkOptions, TraceOptions,
+    BenchFlags, ChatOptions, InspectOptions, LogitsOptions, Mode, PlanOptions, PullFlags, ReplayOptions,
+    RunOptions, Slots, Subject, TalkOptions, TraceOptions,
 };
 pub(crate) use low::LowArgs;

@@ -39,6 +39,7 @@ fn run(args: LowArgs) -> Result<ExitCode> {
         Mode::Chat(options) => commands::chat(options),
         Mode::Plan(options) => commands::plan(options),
         Mode::Inspect(options) => commands::inspect(options),
+        Mode::Pull(flags) => commands::pull(flags),
         Mode::Logits(options) => commands::logits(options),
         Mode::Bench(options) => commands::bench(options),
         Mode::Trace(options) => commands::trace(options),

@@ -46,8 +46,8 @@ fn not_there(path: &Path) -> String {
     let model = path.display();
     if path.to_str().is_some_and(is_hub_id) && path.parent().is_some_and(|parent| !parent.exists()) {
         return format!(
-            "{model} does not exist here, and models are not downloaded; if this is a Hugging Face id, fetch it with \
-             `hf download {model} --local-dir DIR` and give DIR"
+            "{model} does not exist here; if this is a Hugging Face id, fetch it with `flashmill pull {model}` and give \
+             the path that it prints"
         );
     }
     format!("{model} does not exist; give a model's directory, or demo for the built-in model")
@@ -79,7 +79,7 @@ mod tests {
     #[test]
     fn what_is_no_model_is_explained() {
         let message = |path: &str| ModelPath::find(Path::new(path)).err().expect("no model").to_string();
-        assert!(message("Qwen/Qwen3.5-35B-A3B").contains("hf download Qwen/Qwen3.5-35B-A3B"));
+        assert!(message("Qwen/Qwen3.5-35B-A3B").contains("flashmill pull Qwen/Qwen3.5-35B-A3B"));
         assert!(message("nowhere").starts_with("nowhere does not exist; give a model's directory"));
         let directory = tempfile::tempdir().expect("a temporary directory");
         let found = ModelPath::find(directory.path()).expect("a directory");

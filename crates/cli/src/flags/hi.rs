@@ -9,10 +9,11 @@ use flashmill_lab::bench::BenchOptions;
 use flashmill_lab::replay::{Eviction, Tokens};
 use flashmill_lab::routing::Drawn;
 use flashmill_lab::{Shape, SyntheticOptions};
+use flashmill_pull::Repo;
 
 use super::low::{
     LowArgs, LowBackend, LowBench, LowChat, LowCommand, LowEngine, LowInspect, LowKv, LowLogits, LowPlan,
-    LowReplay, LowRun, LowSampling, LowTalk, LowTrace,
+    LowPull, LowReplay, LowRun, LowSampling, LowTalk, LowTrace,
 };
 
 /// What the program shall do.
@@ -21,6 +22,7 @@ pub(crate) enum Mode {
     Chat(ChatOptions),
     Plan(PlanOptions),
     Inspect(InspectOptions),
+    Pull(PullFlags),
     Logits(LogitsOptions),
     Bench(BenchFlags),
     Trace(TraceOptions),
@@ -58,6 +60,13 @@ pub(crate) struct PlanOptions {
 pub(crate) struct InspectOptions {
     pub(crate) model: PathBuf,
     pub(crate) json: bool,
+}
+
+/// Fetch a model.
+pub(crate) struct PullFlags {
+    pub(crate) repo: Repo,
+    pub(crate) revision: String,
+    pub(crate) connections: usize,
 }
 
 /// Write logits to a file.
@@ -151,6 +160,9 @@ impl Mode {
             }
             LowCommand::Inspect(LowInspect { model, json }) => {
                 Mode::Inspect(InspectOptions { model: model.model, json })
+            }
+            LowCommand::Pull(LowPull { repo, revision, connections }) => {
+                Mode::Pull(PullFlags { repo: repo.parse()?, revision, connections: usize::from(connections) })
             }
             LowCommand::Logits(logits) => Mode::Logits(LogitsOptions::new(logits)?),
             LowCommand::Bench(bench) => Mode::Bench(BenchFlags::new(bench)?),

@@ -24,6 +24,8 @@ pub(crate) enum LowCommand {
     Plan(LowPlan),
     /// Show what a model's files hold
     Inspect(LowInspect),
+    /// Fetch a model from a hub into the cache that other tools share, and go on where an earlier pull was
+    Pull(LowPull),
     /// Write the logits of given tokens to a safetensors file
     Logits(LowLogits),
     /// Measure the speed of a model, or of a synthetic one of a real shape
@@ -90,6 +92,19 @@ pub(crate) struct LowInspect {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LowPull {
+    /// The model as org/name, or org/name:Q4_K_M for one of the GGUF files of a repository
+    #[arg(value_name = "REPO")]
+    pub(crate) repo: String,
+    /// A branch, a tag or a commit
+    #[arg(long, value_name = "NAME", default_value = "main")]
+    pub(crate) revision: String,
+    /// Connections at the same time
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) connections: u8,
 }
 
 #[derive(Debug, Args)]

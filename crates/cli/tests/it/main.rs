@@ -9,6 +9,7 @@ mod demo;
 mod faults;
 mod inspect;
 mod logits;
+mod pull;
 mod run;
 mod support;
 mod trace;
