@@ -6,7 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = ROOT / "fuzz" / "corpus"
-FIXTURES = ["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_5_moe_mlx2", "qwen3_next", "qwen3_moe"]
+QUANTISED = [f"qwen3_5_moe_{form}" for form in ["mlx4", "mlx2", "fp8", "gptq4", "awq4"]]
+FIXTURES = ["qwen3_5_moe", *QUANTISED, "qwen3_next", "qwen3_moe"]
 
 
 def write(target, name, data):
@@ -23,6 +24,8 @@ for fixture in FIXTURES:
     folder = ROOT / "fixtures" / fixture
     config = (folder / "config.json").read_bytes()
     write("config", fixture, config)
+    if fixture in QUANTISED:
+        write("quantization", fixture, compact(json.loads(config)["quantization_config"]))
     merged, end = {}, 0
     for path in sorted(folder.glob("model*.safetensors")):
         file = path.read_bytes()

@@ -5,6 +5,7 @@ use flashmill_layout::{Extent, MatrixShape};
 use crate::error::CheckpointError;
 use crate::modules::{Modules, Stored};
 use crate::spec::MoeSpec;
+use crate::transposed::Transposed;
 use crate::weights::{BundleRef, GluRef, MatrixRef};
 
 /// All routed experts of a layer.
@@ -14,6 +15,8 @@ pub(crate) struct LayerBundles {
     /// Gate, up, down.
     pub(crate) shapes: [MatrixShape; 3],
     place: Place,
+    /// Gate, up, down: see [`MatrixRef`].
+    transposed: [Option<Transposed>; 3],
 }
 
 /// The projections of a GLU, in the order of a bundle.
@@ -71,7 +74,12 @@ impl LayerBundles {
         }
         let names = [both.name.clone(), both.name, down.name];
         let place = Place::Stacked { names, runs };
-        Ok(LayerBundles { n_experts: moe.n_experts, shapes: [half, half, down.shape], place })
+        Ok(LayerBundles {
+            n_experts: moe.n_experts,
+            shapes: [half, half, down.shape],
+            place,
+            transposed: [None; 3],
+        })
     }
 
     /// `switch_mlp.{gate,up}_proj [E, I, H]` and `switch_mlp.down_proj [E, H, I]`.
@@ -93,7 +101,7 @@ impl LayerBundles {
             runs.extend(stored.strides(0, stored.shape.rows).ok_or_else(|| modules.torn(stored))?);
         }
         let place = Place::Stacked { names: all.map(|stored| stored.name), runs };
-        Ok(LayerBundles { n_experts: moe.n_experts, shapes, place })
+        Ok(LayerBundles { n_experts: moe.n_experts, shapes, place, transposed: [None; 3] })
     }
 
     /// Gate, up and down as rows of stacks of `n_experts` matrices: the stack, the first row, the number of rows.
@@ -107,7 +115,7 @@ impl LayerBundles {
         };
         let runs = all.iter().flat_map(strides).collect();
         let place = Place::Stacked { names: all.map(|(stored, ..)| stored.name.clone()), runs };
-        LayerBundles { n_experts, shapes, place }
+        LayerBundles { n_experts, shapes, place, transposed: [None; 3] }
     }
 
     /// `experts.E.{gate,up,down}_proj`, a matrix each.
@@ -118,7 +126,7 @@ impl LayerBundles {
         moe: &MoeSpec,
     ) -> Result<LayerBundles, CheckpointError> {
         let module = format!("{mlp}.experts");
-        let mut first: Option<[MatrixShape; 3]> = None;
+        let mut first: Option<[(MatrixShape, Option<Transposed>); 3]> = None;
         let mut extents = Vec::new();
         for expert in 0..moe.n_experts {
             let mut find = |i: usize| {
@@ -126,10 +134,10 @@ impl LayerBundles {
                 modules.stored(&module, &format!("{module}.weight"), None, sizes(hidden, moe)[i], NEEDED_BY)
             };
             let all = [find(0)?, find(1)?, find(2)?];
-            let shapes = [all[0].shape, all[1].shape, all[2].shape];
-            let expected = *first.get_or_insert(shapes);
-            for (stored, expected) in all.into_iter().zip(expected) {
-                if stored.shape.encoding != expected.encoding {
+            let expected =
+                *first.get_or_insert_with(|| all.each_ref().map(|stored| (stored.shape, stored.transposed)));
+            for (stored, (expected, words)) in all.into_iter().zip(expected) {
+                if (stored.shape.encoding, stored.transposed) != (expected.encoding, words) {
                     return Err(CheckpointError::ExpertsDiffer {
                         path: modules.path(stored.parts[0]),
                         tensor: stored.name,
@@ -140,9 +148,10 @@ impl LayerBundles {
                 extents.extend(stored.parts);
             }
         }
-        let shapes = first.expect("a layer of experts has at least one, the config's bounds say");
+        let first = first.expect("a layer of experts has at least one, the config's bounds say");
+        let (shapes, transposed) = (first.map(|(shape, _)| shape), first.map(|(_, words)| words));
         let place = Place::Single { module, extents };
-        Ok(LayerBundles { n_experts: moe.n_experts, shapes, place })
+        Ok(LayerBundles { n_experts: moe.n_experts, shapes, place, transposed })
     }
 
     /// The extents of one expert: gate's parts, up's parts, down's parts.
@@ -167,13 +176,19 @@ impl LayerBundles {
                 Place::Single { module, .. } => format!("{module}.{expert}.{}.weight", PROJECTIONS[i]),
             },
             shape: self.shapes[i],
-            parts: extents.by_ref().take(self.shapes[i].encoding.n_parts()).map(|run| vec![run]).collect(),
+            parts: extents.by_ref().take(self.n_parts_of(i)).map(|run| vec![run]).collect(),
+            transposed: self.transposed[i],
         });
         BundleRef { glu: GluRef { gate, up, down } }
     }
 
     fn n_parts(&self) -> usize {
-        self.shapes.iter().map(|shape| shape.encoding.n_parts()).sum()
+        (0..3).map(|i| self.n_parts_of(i)).sum()
+    }
+
+    /// Extents of gate (0), up (1) or down (2).
+    fn n_parts_of(&self, i: usize) -> usize {
+        self.transposed[i].map_or_else(|| self.shapes[i].encoding.n_parts(), |words| words.n_parts())
     }
 }
 

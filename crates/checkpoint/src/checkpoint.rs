@@ -11,6 +11,7 @@ use crate::gguf::{self, Gguf, GgufError, GgufModel};
 use crate::modules::Modules;
 use crate::names;
 use crate::note::{Note, SkippedGroup};
+use crate::quantization::Quantization;
 use crate::spec::ModelSpec;
 use crate::trunk::{self, Convention};
 use crate::weights::{BundleRef, Trunk};
@@ -29,12 +30,30 @@ pub struct Checkpoint {
     bundles: Vec<Option<LayerBundles>>,
     convention: Convention,
     notes: Vec<Note>,
+    /// The method whose weights cannot be used in place.
+    must_be_packed: Option<&'static str>,
 }
 
 impl Checkpoint {
     /// Reads the headers of a model: of a GGUF file (all files if it is one of a split model), of a directory with one GGUF
     /// model, or of a Hugging Face or MLX directory and its config. A file of such a directory stands for it.
+    ///
+    /// # Errors
+    /// If anything is missing, damaged or not supported, or the weights have to be packed first.
     pub fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
+        let checkpoint = Checkpoint::open_to_pack(path)?;
+        match checkpoint.must_be_packed {
+            Some(method) => Err(CheckpointError::MustBePacked { dir: checkpoint.dir, method }),
+            None => Ok(checkpoint),
+        }
+    }
+
+    /// The same, also for weights that have to be packed before they can be used: the parts of a matrix that is
+    /// [`transposed`](crate::MatrixRef::transposed) are not those of its encoding.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_to_pack(path: &Path) -> Result<Checkpoint, CheckpointError> {
         let dir = match files::source(path)? {
             Source::Gguf(path) => return Ok(Checkpoint::of_gguf(&Gguf::open(&path)?)?),
             Source::Directory(dir) => dir,
@@ -59,6 +78,7 @@ impl Checkpoint {
             bundles: bundles.into_iter().map(Some).collect(),
             convention: Convention::LlamaCpp,
             notes,
+            must_be_packed: None,
         })
     }
 
@@ -72,6 +92,8 @@ impl Checkpoint {
     ) -> Result<Checkpoint, CheckpointError> {
         let Config { mut spec, quantization, mut notes } = config;
         let quantization = quantization.as_ref();
+        let must_be_packed =
+            quantization.and_then(Quantization::transposed).map(|settings| settings.method());
         let mut modules = Modules { dir: &dir, config_path, files: &files, table, quantization };
         let weights = trunk::find(&mut modules, &mut spec, &mut notes)?;
         notes.extend(leftovers(&modules)?);
@@ -84,6 +106,7 @@ impl Checkpoint {
             gguf_metadata: Some(dir.join(GGUF_METADATA)).filter(|path| path.exists()),
             dir,
             files,
+            must_be_packed,
         })
     }
 

@@ -141,6 +141,16 @@ pub enum CheckpointError {
         /// What should hold.
         rule: &'static str,
     },
+    /// Weights that have to be rearranged before they can be used.
+    #[error(
+        "{dir} holds {method} weights, whose words run across the rows and cannot be used in place; pack them once: flashmill pack {dir} OUT"
+    )]
+    MustBePacked {
+        /// The checkpoint.
+        dir: PathBuf,
+        /// GPTQ or AWQ.
+        method: &'static str,
+    },
     /// A quantisation method that is not read.
     #[error(
         "{path}: {field} is {method} ({format}), which is not read; use the BF16 or FP8 files of this model, a GPTQ or AWQ edition, or an MLX conversion"
@@ -379,9 +389,9 @@ pub enum CheckpointError {
         /// The tensor that should hold the scales.
         scales: String,
     },
-    /// FP8 rows that have to be put in another order, but share their scales in blocks.
+    /// Rows that have to be put in another order, but are stored in blocks of several.
     #[error(
-        "{path}: the tensor {tensor:?} is FP8 in blocks of 128 rows, and its heads or halves are not whole blocks; use the BF16 files of this model"
+        "{path}: the tensor {tensor:?} is stored in blocks of several rows, and its heads or halves are not whole blocks; use the BF16 files of this model"
     )]
     SharedScales {
         /// The file.

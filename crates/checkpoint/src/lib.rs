@@ -28,6 +28,7 @@ mod note;
 mod quantization;
 mod rope;
 mod spec;
+pub mod transposed;
 mod trunk;
 mod weights;
 

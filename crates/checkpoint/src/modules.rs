@@ -8,9 +8,11 @@ use flashmill_layout::{Affine, Encoding, Extent, Float, MatrixShape};
 use crate::error::CheckpointError;
 use crate::files::{FileEntry, StoredTensor, Table};
 use crate::quantization::{Override, Quantization};
+use crate::transposed::Transposed;
 use crate::weights::{MatrixRef, VectorMap, VectorRef};
 
 mod fp8;
+mod transposed;
 
 /// The tensors of a checkpoint, on the way from names to roles.
 pub(crate) struct Modules<'a> {
@@ -30,6 +32,8 @@ pub(crate) struct Stored {
     pub(crate) shape: MatrixShape,
     /// One run a part: all matrices of the stack.
     pub(crate) parts: Vec<Extent>,
+    /// As in [`MatrixRef`]; never a stack.
+    pub(crate) transposed: Option<Transposed>,
 }
 
 const FLOATS: &str = "F32, F16 or BF16";
@@ -62,6 +66,9 @@ impl Modules<'_> {
     ) -> Result<Stored, CheckpointError> {
         let lead: Vec<u64> = n.map(|n| n as u64).into_iter().collect();
         let dims = |last: u64| [lead.as_slice(), &[rows as u64, last]].concat();
+        if let Some(settings) = self.transposed_settings(module).filter(|_| n.is_none()) {
+            return self.transposed(module, settings, (rows, cols));
+        }
         let tensor = self.take(weight, needed_by)?;
         if self.is_fp8(weight, &tensor) {
             return self.fp8(weight, tensor, &lead, (rows, cols));
@@ -72,7 +79,8 @@ impl Modules<'_> {
             self.expect_shape(weight, &tensor, &dims(cols as u64))?;
             let encoding = Encoding::Float(float);
             let shape = MatrixShape { rows, cols, encoding };
-            return Ok(Stored { name: weight.to_owned(), shape, parts: vec![tensor.extent] });
+            let (name, parts) = (weight.to_owned(), vec![tensor.extent]);
+            return Ok(Stored { name, shape, parts, transposed: None });
         }
 
         let biases_name = format!("{module}.biases");
@@ -110,7 +118,8 @@ impl Modules<'_> {
         }
         let encoding = Encoding::Affine(Affine { bits, group, scales: scale_type });
         let parts = vec![tensor.extent, scales.extent, biases.extent];
-        Ok(Stored { name: weight.to_owned(), shape: MatrixShape { rows, cols, encoding }, parts })
+        let shape = MatrixShape { rows, cols, encoding };
+        Ok(Stored { name: weight.to_owned(), shape, parts, transposed: None })
     }
 
     /// A small tensor of the given shape.
@@ -213,12 +222,15 @@ impl Stored {
     /// The one matrix of a tensor that is no stack.
     pub(crate) fn whole(self) -> MatrixRef {
         let parts = self.parts.into_iter().map(|extent| vec![extent]).collect();
-        MatrixRef { name: self.name, shape: self.shape, parts }
+        MatrixRef { name: self.name, shape: self.shape, parts, transposed: self.transposed }
     }
 
     /// The rows of `runs`, each a first row and a number of rows, as a matrix of its own. Neighbouring runs become one. `None`
-    /// where that would tear rows apart that share their scales.
+    /// where that would tear rows apart that share their scales or words.
     pub(crate) fn gather(&self, runs: impl Iterator<Item = (usize, usize)>) -> Option<MatrixRef> {
+        if self.transposed.is_some() {
+            return None;
+        }
         let mut merged: Vec<(usize, usize)> = Vec::new();
         for (first, n) in runs {
             match merged.last_mut() {
@@ -239,6 +251,7 @@ impl Stored {
             name: self.name.clone(),
             shape: MatrixShape { rows, ..self.shape },
             parts: self.parts.iter().enumerate().map(part).collect::<Option<_>>()?,
+            transposed: None,
         })
     }
 

@@ -7,8 +7,10 @@ use crate::fields::{Fields, short};
 
 mod fp8;
 mod mlx;
+mod transposed;
 
 pub(crate) use mlx::{Mlx, Override};
+pub(crate) use transposed::Settings as TransposedSettings;
 
 /// How the config says that weights are quantised.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,6 +19,8 @@ pub(crate) enum Quantization {
     Mlx(Mlx),
     /// FP8 in blocks of 128 x 128. Which modules are, their tensors' types say.
     Fp8,
+    /// GPTQ or AWQ. Which modules are, their tensors' names say.
+    Transposed(TransposedSettings),
 }
 
 impl Quantization {
@@ -24,7 +28,15 @@ impl Quantization {
     pub(crate) fn mlx(&self) -> Option<&Mlx> {
         match self {
             Quantization::Mlx(mlx) => Some(mlx),
-            Quantization::Fp8 => None,
+            Quantization::Fp8 | Quantization::Transposed(_) => None,
+        }
+    }
+
+    /// The settings of GPTQ or AWQ, if they are that.
+    pub(crate) fn transposed(&self) -> Option<TransposedSettings> {
+        match self {
+            Quantization::Transposed(settings) => Some(*settings),
+            Quantization::Mlx(_) | Quantization::Fp8 => None,
         }
     }
 }
@@ -47,6 +59,8 @@ pub(crate) fn parse(fields: &mut Fields<'_>) -> Result<Option<Quantization>, Che
             fp8::check(fields, name, map)?;
             Ok(Some(Quantization::Fp8))
         }
+        Some("gptq") => transposed::gptq(fields, name, map).map(Quantization::Transposed).map(Some),
+        Some("awq") => transposed::awq(fields, name, map).map(Quantization::Transposed).map(Some),
         _ => Err(not_read(fields, name, map, method)),
     }
 }

@@ -2,6 +2,8 @@
 
 use flashmill_layout::{Extent, Float, MatrixShape};
 
+use crate::transposed::Transposed;
+
 /// A matrix in the files. `parts[i]` are the runs of bytes that, one after the other, give all rows of part `i`.
 ///
 /// Most matrices have one run a part; the projections of `qwen3_next` that interleave their heads have several, so that a
@@ -14,6 +16,9 @@ pub struct MatrixRef {
     pub shape: MatrixShape,
     /// Runs of bytes of each part, in row order.
     pub parts: Vec<Vec<Extent>>,
+    /// Words of GPTQ or AWQ, which `shape.encoding` holds once they are rearranged; `parts` are then these words' tensors. Never in a
+    /// checkpoint that was opened to be used in place.
+    pub transposed: Option<Transposed>,
 }
 
 /// A small tensor that is read as f32 whatever its type: norms, convolution taps, decay, bias.

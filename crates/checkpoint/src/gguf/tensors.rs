@@ -53,7 +53,8 @@ impl<'a> Tensors<'a> {
         let expected = "a type that weights are read from";
         let encoding = encoding.ok_or_else(|| wrong_type(tensor, expected))?;
         let extent = Extent { file, offset: tensor.offset, len: tensor.len };
-        Ok(Stored { name: name.to_owned(), shape: MatrixShape { rows, cols, encoding }, parts: vec![extent] })
+        let shape = MatrixShape { rows, cols, encoding };
+        Ok(Stored { name: name.to_owned(), shape, parts: vec![extent], transposed: None })
     }
 
     /// A single matrix.

@@ -43,7 +43,8 @@ impl Modules<'_> {
         self.expect_shape(weight, &tensor, &[lead, &[rows as u64, cols as u64]].concat())?;
         self.expect_shape(&scales_name, &scales, &[lead, &[blocks(rows), blocks(cols)]].concat())?;
         let shape = MatrixShape { rows, cols, encoding: Encoding::Fp8 { scales: float } };
-        Ok(Stored { name: weight.to_owned(), shape, parts: vec![tensor.extent, scales.extent] })
+        let parts = vec![tensor.extent, scales.extent];
+        Ok(Stored { name: weight.to_owned(), shape, parts, transposed: None })
     }
 }
 

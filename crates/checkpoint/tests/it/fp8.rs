@@ -176,5 +176,5 @@ fn heads_that_share_a_block() {
         data: [0x80, 0x3f].repeat(n),
     };
     draft.tensors.push(scales);
-    says(&refused(draft.write().path()), &[name, "blocks of 128 rows", "BF16"]);
+    says(&refused(draft.write().path()), &[name, "blocks of several rows", "BF16"]);
 }

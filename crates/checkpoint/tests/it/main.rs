@@ -10,3 +10,4 @@ mod gguf_model;
 mod gguf_support;
 mod mutations;
 mod support;
+mod transposed;

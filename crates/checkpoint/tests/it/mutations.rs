@@ -5,7 +5,7 @@ use flashmill_layout::Extent;
 use proptest::prelude::*;
 use serde_json::Value;
 
-use crate::support::{Draft, FIXTURES, safetensors};
+use crate::support::{Draft, FIXTURES, TO_PACK, safetensors};
 
 /// Everything a description points at lies inside its file.
 fn assert_inside(checkpoint: &Checkpoint) {
@@ -121,7 +121,7 @@ proptest! {
 
     #[test]
     fn damaged_headers(
-        name in prop::sample::select(FIXTURES.to_vec()),
+        name in prop::sample::select([&FIXTURES[..], &TO_PACK].concat()),
         damage in prop::collection::vec(damage(), 1..4),
     ) {
         let (config, header, data_len) = texts(name);
@@ -132,7 +132,7 @@ proptest! {
 
     #[test]
     fn damaged_configs(
-        name in prop::sample::select(FIXTURES.to_vec()),
+        name in prop::sample::select([&FIXTURES[..], &TO_PACK].concat()),
         damage in prop::collection::vec(damage(), 1..4),
     ) {
         let (config, header, data_len) = texts(name);
@@ -143,7 +143,7 @@ proptest! {
 
     #[test]
     fn other_values(
-        name in prop::sample::select(FIXTURES.to_vec()),
+        name in prop::sample::select([&FIXTURES[..], &TO_PACK].concat()),
         changes in prop::collection::vec((any::<prop::sample::Index>(), any_value()), 1..4),
     ) {
         let (config, header, data_len) = texts(name);

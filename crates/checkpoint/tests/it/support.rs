@@ -12,6 +12,9 @@ use tempfile::TempDir;
 pub(crate) const FIXTURES: [&str; 6] =
     ["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_5_moe_mlx2", "qwen3_5_moe_fp8", "qwen3_next", "qwen3_moe"];
 
+/// Those that have to be packed first.
+pub(crate) const TO_PACK: [&str; 2] = ["qwen3_5_moe_gptq4", "qwen3_5_moe_awq4"];
+
 /// The repository's fixture of this name.
 pub(crate) fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)

@@ -31,6 +31,10 @@ impl Golden {
         list.iter().map(|id| id.as_u64().expect("a token id") as u32).collect()
     }
 
+    pub(crate) fn number(&self, key: &str) -> Option<f64> {
+        self.json[key].as_f64()
+    }
+
     pub(crate) fn has(&self, key: &str) -> bool {
         SafeTensors::deserialize(&self.bytes).expect("safetensors").tensor(key).is_ok()
     }

@@ -12,12 +12,17 @@ use flashmill_kernels::{Backend, KvKind};
 use flashmill_model::{Model, ModelOptions};
 
 use crate::fixture::{self, Golden, Recorder, options};
+use crate::rearranged::rearranged;
 
 /// Most that the reference is off, in a logit, on a row that does not amplify rounding; it is 1e-5 in the median.
 const WELL_CONDITIONED: f32 = 1e-4;
 
 /// 16-bit activations round at 2^-16 of a group's largest value, f32 at 2^-24 of each.
 const AMPLIFIED: f32 = 256.0;
+
+/// The prompts were chosen so that no two experts compete for the last place, but the long ones have many positions: where two
+/// are closer than this, a path that rounds to 16 bits may take the other one.
+const NEAR_TIE: f64 = 1e-5;
 
 struct Path {
     name: &'static str,
@@ -69,6 +74,15 @@ fn qwen3_5_moe_mlx2() {
 #[test]
 fn qwen3_5_moe_fp8() {
     check("qwen3_5_moe_fp8", &[REFERENCE, FAST, FAST_F32]);
+}
+
+/// Their words rearranged, which changes no value: the goldens are those of the words.
+#[test]
+fn qwen3_5_moe_gptq4_and_awq4() {
+    for name in ["qwen3_5_moe_gptq4", "qwen3_5_moe_awq4"] {
+        let dir = rearranged(name);
+        check(dir.path().to_str().expect("a path in UTF-8"), &[REFERENCE, FAST]);
+    }
 }
 
 #[test]
@@ -167,6 +181,13 @@ fn check_long_prompt(golden: &Golden, model: &mut Model, path: &Path) {
     let mut state = model.new_state().unwrap();
     let logits = fixture::read_all(model, &mut state, &prompt, None);
     let vocab = model.spec().vocab_size;
+    if let Some(gap) = golden.number("long_prompt_router_min_probability_gap")
+        && gap < NEAR_TIE
+        && path.most > REFERENCE.most
+    {
+        println!("  the long prompt is left to f32: two experts are {gap:.1e} apart");
+        return;
+    }
     close(
         path,
         "long_logits_last4",

@@ -5,4 +5,5 @@
 mod fixture;
 mod golden;
 mod observe;
+mod rearranged;
 mod same_bits;
