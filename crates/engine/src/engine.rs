@@ -8,6 +8,7 @@ use flashmill_model::Model;
 use crate::plan::Plan;
 use crate::sampling::GenerationDefaults;
 use crate::template::ChatTemplate;
+use crate::text_side::TextSide;
 use crate::tokenizer::Tokenizer;
 use crate::{EngineError, EngineOptions, Session};
 
@@ -26,7 +27,7 @@ impl Engine {
     pub fn plan_for(path: &Path, options: &EngineOptions) -> Result<Plan, EngineError> {
         let checkpoint = Checkpoint::open(path)?;
         // The plan measures the process, and the tokenizer is a part of it, where there is one.
-        let _tokenizer = Tokenizer::open(checkpoint.dir()).ok();
+        let _text = TextSide::open(&checkpoint).ok();
         Plan::make(&checkpoint, options)
     }
 
@@ -38,11 +39,7 @@ impl Engine {
     ) -> Result<Engine, EngineError> {
         let checkpoint = Checkpoint::open(path)?;
         let dir = checkpoint.dir().to_owned();
-        let tokenizer = Tokenizer::open(&dir)?;
-        let template = ChatTemplate::open(&dir)?;
-        let mut defaults = GenerationDefaults::open(&dir, &checkpoint.spec().eos_token_ids)?;
-        // A chat turn may end with another token than the config's: the tokenizer's own.
-        tokenizer.eos_id().into_iter().for_each(|id| defaults.add_eos(id));
+        let TextSide { tokenizer, template, defaults } = TextSide::open(&checkpoint)?;
         // The process is measured when everything but the model is there, so that the budget holds all of it.
         let plan = Plan::make(&checkpoint, options)?;
         let model = Model::load(&checkpoint, options.make_backend()?, plan.model.clone(), progress)?;

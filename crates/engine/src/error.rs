@@ -80,18 +80,55 @@ pub enum EngineError {
         /// What would have been right.
         expected: &'static str,
     },
+    /// GGUF metadata lack a key that nothing can stand for.
+    #[error("{}: the metadata key {key} is missing; convert the model again with a current llama.cpp", path.display())]
+    MetadataMissing {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+    },
     /// A kind of tokenizer that we do not read.
-    #[error("{}: a decoder of type {kind} is not supported; only byte-level tokenizers are", path.display())]
+    #[error("{}: a {part} of type {kind} is not supported; only byte-level tokenizers are", path.display())]
     UnsupportedTokenizer {
         /// tokenizer.json.
         path: PathBuf,
-        /// The type that its decoder has.
+        /// The part of it.
+        part: &'static str,
+        /// The type that the part has.
         kind: String,
     },
+    /// A name in GGUF metadata for a way to cut text into words that we do not know.
+    #[error(
+        "{}: the pre-tokenizer {name:?} (tokenizer.ggml.pre) is not supported; supported are qwen2 and qwen35",
+        path.display()
+    )]
+    UnknownPreTokenizer {
+        /// The file.
+        path: PathBuf,
+        /// Its name.
+        name: String,
+    },
+    /// A regular expression that cuts text into words and is none, or is too large.
+    #[error("{}: a rule of the pre-tokenizer is not read: {}", path.display(), one_line(source))]
+    SplitRule {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<fancy_regex::Error>,
+    },
+    /// Merges that do not go with the tokens.
+    #[error("{}: the merges do not go with the tokens: {source}", path.display())]
+    Merges {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Two texts for one token, or one text for two.
-    #[error("{}: added token {content:?} has id {id}, which is already taken by {other}", path.display())]
-    AddedToken {
-        /// The file that adds it.
+    #[error("{}: token {content:?} has id {id}, which is already taken by {other}", path.display())]
+    TokenTaken {
+        /// The file that has it.
         path: PathBuf,
         /// Its text.
         content: String,
@@ -107,7 +144,10 @@ pub enum EngineError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The model has no chat template, and one is needed.
-    #[error("{} has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json); give a plain prompt", dir.display())]
+    #[error(
+        "{} has no chat template (chat_template.jinja, chat_template in tokenizer_config.json, or tokenizer.chat_template in GGUF metadata); give a plain prompt",
+        dir.display()
+    )]
     NoChatTemplate {
         /// The model directory.
         dir: PathBuf,
@@ -174,4 +214,9 @@ pub enum EngineError {
     /// A tool call that is not one.
     #[error(transparent)]
     ToolCall(#[from] ToolCallError),
+}
+
+/// A message that draws its place in the text over several lines, on one.
+fn one_line(error: &fancy_regex::Error) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }

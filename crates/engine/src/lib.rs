@@ -7,6 +7,7 @@
 mod chat;
 mod engine;
 mod error;
+mod gguf_keys;
 mod json_file;
 pub mod machine;
 mod options;
@@ -16,6 +17,7 @@ mod session;
 mod stops;
 mod stream;
 pub mod template;
+mod text_side;
 pub mod thinking;
 pub mod tokenizer;
 pub mod tool_calls;

@@ -32,6 +32,7 @@ use self::environment::{BoundedOutput, OUTPUT_LIMIT, Raised, environment};
 use self::parts::split_parts;
 use crate::EngineError;
 use crate::chat::Message;
+use crate::gguf_keys::GgufKeys;
 use crate::json_file::{CONFIG_LIMIT, read_json, read_text};
 use crate::tokenizer::{TextPart, Tokenizer};
 
@@ -98,6 +99,13 @@ impl ChatTemplate {
             }
         }
         Ok(None)
+    }
+
+    /// Finds the chat template in GGUF metadata. `None` if there is none.
+    pub(crate) fn of_keys(keys: &GgufKeys) -> Result<Option<ChatTemplate>, EngineError> {
+        let Some(default) = keys.text("tokenizer.chat_template")? else { return Ok(None) };
+        let with_tools = keys.text("tokenizer.chat_template.tool_use")?.map(str::to_owned);
+        ChatTemplate::new(keys.path().to_owned(), default.to_owned(), with_tools).map(Some)
     }
 
     /// A template from its source.

@@ -1,25 +1,32 @@
-//! Text to tokens and back, as the model's own tokenizer.json says.
+//! Text to tokens and back, as the model's own tokenizer.json or GGUF metadata say.
 
 mod added;
 mod bytes;
 mod config;
+mod definition;
+mod gguf;
+mod json;
+mod splitter;
 
 use std::path::Path;
 
-use serde::Deserialize;
-use tokenizers::{ModelWrapper, NormalizerWrapper, PreTokenizerWrapper};
+use flashmill_checkpoint::gguf::Metadata;
+use tokenizers::models::bpe::BPE;
+use tokenizers::{DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, TokenizerImpl};
 
 pub use self::added::{AddedToken, AddedTokens};
 pub use self::bytes::StreamDecoder;
-use self::bytes::{TokenBytes, gpt2_alphabet};
+use self::bytes::TokenBytes;
 pub use self::config::TokenizerConfig;
+use self::definition::Definition;
+use self::json::TokenizerJson;
+use self::splitter::Splitter;
 use crate::EngineError;
+use crate::gguf_keys::GgufKeys;
 use crate::json_file::{CONFIG_LIMIT, read_json};
 
 /// The largest tokenizer.json that is read, in bytes; Qwen3.5's has 20 MB.
 const TOKENIZER_LIMIT: u64 = 256 << 20;
-/// Ids are below this; it bounds the tables that are made from a file.
-const MAX_IDS: u32 = 1 << 24;
 
 /// A piece of a prompt, by who wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,25 +42,13 @@ pub enum TextPart {
 /// The added tokens are kept apart from the rest, so that text from outside can be encoded without them.
 pub struct Tokenizer {
     /// Normaliser, splitter and merges; it knows no added token.
-    plain: tokenizers::Tokenizer,
+    plain: Plain,
     added: AddedTokens,
     bytes: TokenBytes,
     config: TokenizerConfig,
 }
 
-/// What we read of tokenizer.json.
-#[derive(Deserialize)]
-struct TokenizerJson {
-    model: ModelWrapper,
-    #[serde(default)]
-    normalizer: Option<NormalizerWrapper>,
-    #[serde(default)]
-    pre_tokenizer: Option<PreTokenizerWrapper>,
-    #[serde(default)]
-    decoder: Option<serde_json::Value>,
-    #[serde(default)]
-    added_tokens: Vec<AddedToken>,
-}
+type Plain = TokenizerImpl<BPE, NormalizerWrapper, Splitter, PostProcessorWrapper, DecoderWrapper>;
 
 impl Tokenizer {
     /// Reads tokenizer.json, and tokenizer_config.json if there is one, from a model directory.
@@ -64,41 +59,35 @@ impl Tokenizer {
         let json: TokenizerJson = read_json(&path, TOKENIZER_LIMIT)?.ok_or_else(missing)?;
         let config_path = dir.join("tokenizer_config.json");
         let config: TokenizerConfig = read_json(&config_path, CONFIG_LIMIT)?.unwrap_or_default();
-        Tokenizer::build(json, config, &path, &config_path)
+        Tokenizer::new(json.definition(config, &path, &config_path)?, &path)
     }
 
     /// The same from the text of a tokenizer.json, without a tokenizer_config.json.
     pub fn from_json(text: &str) -> Result<Tokenizer, EngineError> {
         let path = Path::new("tokenizer.json");
-        let json = serde_json::from_str(text)
+        let json: TokenizerJson = serde_json::from_str(text)
             .map_err(|source| EngineError::Json { path: path.to_owned(), source })?;
-        Tokenizer::build(json, TokenizerConfig::default(), path, path)
+        Tokenizer::new(json.definition(TokenizerConfig::default(), path, path)?, path)
     }
 
-    fn build(
-        json: TokenizerJson,
-        config: TokenizerConfig,
-        path: &Path,
-        config_path: &Path,
-    ) -> Result<Tokenizer, EngineError> {
-        check_decoder(json.decoder.as_ref(), path)?;
-        let mut plain = tokenizers::Tokenizer::new(json.model);
-        plain.with_normalizer(json.normalizer).map_err(|source| EngineError::Encode { source })?;
-        plain.with_pre_tokenizer(json.pre_tokenizer);
+    /// Takes the tokenizer of GGUF metadata; `path` is for messages.
+    pub fn from_gguf(path: &Path, metadata: Metadata) -> Result<Tokenizer, EngineError> {
+        Tokenizer::of_keys(&GgufKeys::new(path, metadata))
+    }
 
-        let mut tokens = vocabulary(&plain, path)?;
-        let mut added = Vec::new();
-        for token in json.added_tokens {
-            add_token(&mut tokens, &mut added, token, path)?;
-        }
-        for token in config.added_tokens(config_path)? {
-            // transformers takes tokenizer.json's word where both name a token.
-            if !added.iter().any(|known: &AddedToken| known.id == token.id || known.content == token.content)
-            {
-                add_token(&mut tokens, &mut added, token, config_path)?;
-            }
-        }
+    pub(crate) fn of_keys(keys: &GgufKeys) -> Result<Tokenizer, EngineError> {
+        Tokenizer::new(gguf::definition(keys)?, keys.path())
+    }
+
+    fn new(definition: Definition, path: &Path) -> Result<Tokenizer, EngineError> {
+        let Definition { vocab, merges, ignore_merges, normalizer, splitter, added, config } = definition;
+        let mut tokens = definition::token_bytes(&vocab, path)?;
+        definition::add_tokens(&mut tokens, &added, path)?;
         let bytes = TokenBytes::new(&tokens);
+        drop(tokens);
+        let mut plain = Plain::new(definition::bpe(vocab, merges, ignore_merges, path)?);
+        plain.with_normalizer(normalizer).map_err(|source| EngineError::Encode { source })?;
+        plain.with_pre_tokenizer(Some(splitter));
         Ok(Tokenizer { plain, added: AddedTokens::new(added), bytes, config })
     }
 
@@ -169,12 +158,12 @@ impl Tokenizer {
         &self.added
     }
 
-    /// What tokenizer_config.json says.
+    /// What tokenizer_config.json says, or the keys of GGUF that say the same.
     pub fn config(&self) -> &TokenizerConfig {
         &self.config
     }
 
-    /// The id of tokenizer_config.json's `eos_token`.
+    /// The id of the config's `eos_token`.
     pub fn eos_id(&self) -> Option<u32> {
         self.config.eos_token.as_deref().and_then(|text| self.token_to_id(text))
     }
@@ -223,75 +212,4 @@ fn push_text(plain: &mut String, text: &str, strip_start: &mut bool) {
     let text = if *strip_start { text.trim_start() } else { text };
     *strip_start &= text.is_empty();
     plain.push_str(text);
-}
-
-/// Only decoders that map characters to bytes are read: the bytes of a token then do not depend on its neighbours.
-fn check_decoder(decoder: Option<&serde_json::Value>, path: &Path) -> Result<(), EngineError> {
-    let kind = |value: &serde_json::Value| value["type"].as_str().unwrap_or("unknown").to_owned();
-    let found = match decoder {
-        None => "none".to_owned(),
-        Some(decoder) => match decoder["decoders"].as_array() {
-            Some(list) => {
-                list.iter().map(kind).find(|kind| kind == "ByteLevel").unwrap_or_else(|| kind(decoder))
-            }
-            None => kind(decoder),
-        },
-    };
-    if found == "ByteLevel" {
-        return Ok(());
-    }
-    Err(EngineError::UnsupportedTokenizer { path: path.to_owned(), kind: found })
-}
-
-/// The bytes of each token of the vocabulary, at its id.
-fn vocabulary(plain: &tokenizers::Tokenizer, path: &Path) -> Result<Vec<Option<Vec<u8>>>, EngineError> {
-    let alphabet = gpt2_alphabet();
-    let mut tokens = Vec::new();
-    for (text, id) in plain.get_vocab(false) {
-        // Every character in the alphabet, or the text as it is (control tokens that sit in the vocabulary).
-        let bytes: Option<Vec<u8>> = text.chars().map(|c| alphabet.get(&c).copied()).collect();
-        *entry(&mut tokens, id, &text, path)? = Some(bytes.unwrap_or_else(|| text.clone().into_bytes()));
-    }
-    Ok(tokens)
-}
-
-/// Adds a token to both lists; one that the vocabulary holds already keeps its place.
-fn add_token(
-    tokens: &mut Vec<Option<Vec<u8>>>,
-    added: &mut Vec<AddedToken>,
-    token: AddedToken,
-    path: &Path,
-) -> Result<(), EngineError> {
-    let taken = |other: String| EngineError::AddedToken {
-        path: path.to_owned(),
-        content: token.content.clone(),
-        id: token.id,
-        other,
-    };
-    if let Some(other) = added.iter().find(|other| other.id == token.id && other.content != token.content) {
-        return Err(taken(format!("{:?}", other.content)));
-    }
-    *entry(tokens, token.id, &token.content, path)? = Some(token.content.clone().into_bytes());
-    added.push(token);
-    Ok(())
-}
-
-fn entry<'a>(
-    tokens: &'a mut Vec<Option<Vec<u8>>>,
-    id: u32,
-    text: &str,
-    path: &Path,
-) -> Result<&'a mut Option<Vec<u8>>, EngineError> {
-    if id >= MAX_IDS {
-        return Err(EngineError::Field {
-            path: path.to_owned(),
-            field: format!("id of token {text:?}"),
-            found: id.to_string(),
-            expected: "less than 16777216",
-        });
-    }
-    if tokens.len() <= id as usize {
-        tokens.resize(id as usize + 1, None);
-    }
-    Ok(&mut tokens[id as usize])
 }

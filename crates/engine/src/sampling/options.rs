@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Deserializer};
 
 use crate::EngineError;
+use crate::gguf_keys::GgufKeys;
 use crate::json_file::{CONFIG_LIMIT, read_json};
 
 /// How the next token is chosen. See [`Sampler`](super::Sampler) for the order in which these act.
@@ -117,7 +118,30 @@ impl GenerationDefaults {
     pub fn open(dir: &Path, config_eos_ids: &[u32]) -> Result<GenerationDefaults, EngineError> {
         let path = dir.join("generation_config.json");
         let config: Option<GenerationConfig> = read_json(&path, CONFIG_LIMIT)?;
-        let config = config.unwrap_or_default();
+        GenerationDefaults::new(&config.unwrap_or_default(), config_eos_ids)
+    }
+
+    /// Reads the keys of GGUF metadata that llama.cpp's converter takes from generation_config.json. `config_eos_ids` are those
+    /// that the metadata name themselves.
+    pub(crate) fn of_keys(
+        keys: &GgufKeys,
+        config_eos_ids: &[u32],
+    ) -> Result<GenerationDefaults, EngineError> {
+        let number = |name: &str| keys.number(&format!("general.sampling.{name}"));
+        let float = |name: &str| Ok::<_, EngineError>(number(name)?.map(|number| number as f32));
+        let config = GenerationConfig {
+            temperature: float("temp")?,
+            // What is not positive takes all tokens.
+            top_k: number("top_k")?.map(|k| k.max(0.0) as usize),
+            top_p: float("top_p")?,
+            min_p: float("min_p")?,
+            repetition_penalty: float("penalty_repeat")?,
+            ..GenerationConfig::default()
+        };
+        GenerationDefaults::new(&config, config_eos_ids)
+    }
+
+    fn new(config: &GenerationConfig, config_eos_ids: &[u32]) -> Result<GenerationDefaults, EngineError> {
         let sampling = config.sampling();
         sampling.check()?;
         let mut eos_ids = [config_eos_ids, &config.eos_token_id].concat();

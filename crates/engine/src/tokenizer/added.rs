@@ -1,7 +1,9 @@
 //! Added tokens: texts such as `<|im_end|>` that stand for one token of their own.
 
+use std::collections::HashMap;
+
 /// A token that is matched as a literal before the text is split.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 pub struct AddedToken {
     /// Its id; in `added_tokens_decoder` the id is the key instead.
     #[serde(default)]
@@ -27,8 +29,11 @@ pub struct AddedToken {
 pub struct AddedTokens {
     /// Longest text first, so that the first that matches is the longest.
     tokens: Vec<AddedToken>,
-    /// `first[b]`: some token's text starts with byte `b`.
-    first: Vec<bool>,
+    /// Places in `tokens` by text and by id.
+    by_text: HashMap<Box<[u8]>, usize>,
+    by_id: HashMap<u32, usize>,
+    /// `lengths[b]`: how long the texts are that start with byte `b`, the longest first.
+    lengths: Vec<Vec<usize>>,
 }
 
 impl AddedTokens {
@@ -36,11 +41,18 @@ impl AddedTokens {
     pub fn new(mut tokens: Vec<AddedToken>) -> AddedTokens {
         tokens.retain(|token| !token.content.is_empty());
         tokens.sort_by(|a, b| b.content.len().cmp(&a.content.len()).then_with(|| a.content.cmp(&b.content)));
-        let mut first = vec![false; 256];
-        for token in &tokens {
-            first[token.content.as_bytes()[0] as usize] = true;
+        tokens.dedup_by(|a, b| a.content == b.content);
+        let mut added = AddedTokens { lengths: vec![Vec::new(); 256], ..AddedTokens::default() };
+        for (index, token) in tokens.iter().enumerate() {
+            let text = token.content.as_bytes();
+            added.by_text.insert(text.into(), index);
+            added.by_id.entry(token.id).or_insert(index);
+            let lengths = &mut added.lengths[usize::from(text[0])];
+            if lengths.last() != Some(&text.len()) {
+                lengths.push(text.len());
+            }
         }
-        AddedTokens { tokens, first }
+        AddedTokens { tokens, ..added }
     }
 
     /// All of them, longest text first.
@@ -50,17 +62,16 @@ impl AddedTokens {
 
     /// The token with this id.
     pub fn get(&self, id: u32) -> Option<&AddedToken> {
-        self.tokens.iter().find(|token| token.id == id)
+        self.by_id.get(&id).map(|&index| &self.tokens[index])
     }
 
     /// The tokens whose text stands at byte `at` of `text`, longest first.
     pub fn at<'a>(&'a self, text: &'a str, at: usize) -> impl Iterator<Item = &'a AddedToken> {
         let rest = &text.as_bytes()[at..];
-        let possible = rest.first().is_some_and(|&byte| self.first[byte as usize]);
-        let tokens = if possible { &self.tokens[..] } else { &[] };
-        tokens
-            .iter()
-            .filter(move |token| rest.starts_with(token.content.as_bytes()))
+        let lengths = rest.first().and_then(|&byte| self.lengths.get(usize::from(byte)));
+        let found = lengths.into_iter().flatten().filter_map(|&len| self.by_text.get(rest.get(..len)?));
+        found
+            .map(|&index| &self.tokens[index])
             .filter(move |token| !token.single_word || stands_alone(text, at, at + token.content.len()))
     }
 

@@ -28,7 +28,7 @@ pub struct TokenizerConfig {
     #[serde(deserialize_with = "or_false")]
     pub add_bos_token: bool,
     /// Added tokens by id; Qwen3.5 has seven here that tokenizer.json lacks.
-    added_tokens_decoder: Map<String, Value>,
+    pub(super) added_tokens_decoder: Map<String, Value>,
 }
 
 impl TokenizerConfig {

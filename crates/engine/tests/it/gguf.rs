@@ -1,6 +1,6 @@
-//! Just enough of GGUF to get a vocabulary out of a test file.
+//! Just enough of GGUF to get a vocabulary out of a test file, and to change metadata.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(crate) struct Vocabulary {
     pub(crate) tokens: Vec<String>,
@@ -75,4 +75,72 @@ impl Reader<'_> {
         self.take(n);
         Vec::new()
     }
+}
+
+/// The numbers of value types.
+pub(crate) const U32: u32 = 4;
+pub(crate) const I32: u32 = 5;
+pub(crate) const F32: u32 = 6;
+pub(crate) const STRING: u32 = 8;
+pub(crate) const ARRAY: u32 = 9;
+
+/// The metadata of a file, to change and write without tensors.
+#[derive(Clone)]
+pub(crate) struct Draft {
+    /// Key, type, bytes.
+    pairs: Vec<(String, u32, Vec<u8>)>,
+}
+
+impl Draft {
+    pub(crate) fn of(path: &Path) -> Draft {
+        let bytes = std::fs::read(path).unwrap();
+        let mut reader = Reader { bytes: &bytes[16..] };
+        let pairs = (0..reader.u64()).map(|_| {
+            let (key, kind, start) = (reader.string(), reader.u32(), reader.bytes);
+            reader.value(kind);
+            (key, kind, start[..start.len() - reader.bytes.len()].to_vec())
+        });
+        Draft { pairs: pairs.collect() }
+    }
+
+    pub(crate) fn set(&mut self, key: &str, kind: u32, bytes: Vec<u8>) {
+        self.pairs.retain(|(name, ..)| name != key);
+        self.pairs.push((key.to_owned(), kind, bytes));
+    }
+
+    pub(crate) fn remove(&mut self, key: &str) {
+        self.pairs.retain(|(name, ..)| name != key);
+    }
+
+    /// Writes `draft.gguf`.
+    pub(crate) fn write(&self, dir: &Path) -> PathBuf {
+        let mut bytes = b"GGUF\x03\0\0\0".to_vec();
+        bytes.extend(0u64.to_le_bytes());
+        bytes.extend((self.pairs.len() as u64).to_le_bytes());
+        for (key, kind, value) in &self.pairs {
+            bytes.extend(string(key));
+            bytes.extend(kind.to_le_bytes());
+            bytes.extend(value);
+        }
+        let path = dir.join("draft.gguf");
+        std::fs::write(&path, bytes).unwrap();
+        path
+    }
+}
+
+/// Length and bytes.
+pub(crate) fn string(text: &str) -> Vec<u8> {
+    [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
+}
+
+/// An array of strings.
+pub(crate) fn strings<T: AsRef<str>>(items: &[T]) -> Vec<u8> {
+    let items: Vec<Vec<u8>> = items.iter().map(|item| string(item.as_ref())).collect();
+    [&STRING.to_le_bytes()[..], &(items.len() as u64).to_le_bytes(), &items.concat()].concat()
+}
+
+/// An array of signed numbers.
+pub(crate) fn numbers(items: &[i32]) -> Vec<u8> {
+    let bytes: Vec<u8> = items.iter().flat_map(|item| item.to_le_bytes()).collect();
+    [&I32.to_le_bytes()[..], &(items.len() as u64).to_le_bytes(), &bytes].concat()
 }

@@ -1,6 +1,7 @@
 //! The engine from outside.
 
 mod gguf;
+mod gguf_tokenizer;
 mod session;
 mod stream;
 mod template;

@@ -111,7 +111,77 @@ fn broken_files_are_errors_that_name_them() {
     let mut far = good.clone();
     far["added_tokens"][0]["id"] = json!(4_000_000_000u32);
     std::fs::write(&path, far.to_string()).unwrap();
-    assert!(message().ends_with("id of token \"<|endoftext|>\" is 4000000000, expected less than 16777216"));
+    assert!(message().ends_with("id of token \"<|endoftext|>\" is 4000000000, expected less than 524288"));
+}
+
+/// A rule that takes for ever is an error after a while, and never another split; a long run of blanks is no such thing.
+#[test]
+fn rules_of_splitting_are_bounded() {
+    let mut json: Value = read_json(&fixture("qwen3_5_moe/tokenizer.json"));
+    let blanks = format!("{}x", " ".repeat(300_000));
+    let good = Tokenizer::from_json(&json.to_string()).unwrap();
+    assert_eq!(good.decode(&good.encode(&blanks).unwrap()), blanks);
+
+    let mut with_rule = |rule: &str| {
+        json["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = json!(rule);
+        Tokenizer::from_json(&json.to_string())
+    };
+    let endless = with_rule("(?:(?!x)a|(?!y)a)*b|a").unwrap();
+    assert_eq!(endless.decode(&endless.encode("aab a").unwrap()), "aab a");
+    let message = endless.encode(&"a".repeat(60)).unwrap_err().to_string();
+    assert!(message.contains("limit for backtracking"), "{message}");
+    for (rule, words) in [
+        ("(", "rule of the pre-tokenizer is not read"),
+        ("a{9999}{9999}", "rule of the pre-tokenizer is not read"),
+    ] {
+        let message = with_rule(rule).unwrap_err().to_string();
+        assert!(message.contains(words) && message.lines().count() == 1, "{message}");
+    }
+    let message = with_rule(&"a".repeat(5000)).unwrap_err().to_string();
+    assert!(message.ends_with("expected at most 32 steps and 4096 bytes"), "{message}");
+}
+
+#[test]
+fn other_tokenizers_are_refused() {
+    let good: Value = read_json(&fixture("qwen3_5_moe/tokenizer.json"));
+    let message = |change: &dyn Fn(&mut Value)| {
+        let mut json = good.clone();
+        change(&mut json);
+        Tokenizer::from_json(&json.to_string()).unwrap_err().to_string()
+    };
+    let cases: [(&dyn Fn(&mut Value), &str); 7] = [
+        (&|json| json["model"]["type"] = json!("WordPiece"), "a model of type WordPiece is not supported"),
+        (&|json| json["model"]["dropout"] = json!(0.5), "model.dropout is 0.5, expected none"),
+        (&|json| json["model"]["end_of_word_suffix"] = json!("</w>"), "expected none"),
+        (
+            &|json| {
+                json["normalizer"] = json!({"type": "Replace", "pattern": {"Regex": "(a*)*"}, "content": ""})
+            },
+            "a normalizer of type Replace is not supported",
+        ),
+        // A merge that gives more than the longest token.
+        (
+            &|json| json["model"]["merges"] = json!([["a".repeat(99), "b"]]),
+            "the merges do not go with the tokens",
+        ),
+        (&|json| json["model"]["vocab"]["xyzzy"] = json!(5), "has id 5, which is already taken"),
+        (
+            &|json| drop(json["model"]["vocab"].as_object_mut().unwrap().remove("\u{120}")),
+            "byte 0x20 is missing",
+        ),
+    ];
+    for (change, words) in cases {
+        let message = message(change);
+        assert!(message.contains(words), "{words:?} is not in {message}");
+    }
+    // Older files write a merge as one text.
+    let mut json = good.clone();
+    for merge in json["model"]["merges"].as_array_mut().unwrap() {
+        *merge = json!(format!("{} {}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap()));
+    }
+    json["model"]["merges"].as_array_mut().unwrap().insert(0, json!("#version: 0.2"));
+    let older = Tokenizer::from_json(&json.to_string()).unwrap();
+    assert_eq!(older.encode("The river").unwrap(), tokenizer().encode("The river").unwrap());
 }
 
 /// The vocabulary of Qwen with both of its splitting rules, against Hugging Face's ids.

@@ -6,8 +6,16 @@ use flashmill_store::{ReaderKind, StoreOptions};
 
 use crate::fixture::{self, ALL, Golden, options};
 
-const FAMILIES: [&str; 6] =
-    ["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_5_moe_mlx2", "qwen3_5_moe_fp8", "qwen3_next", "qwen3_moe"];
+/// Each family and each sort of encoding.
+const FAMILIES: [&str; 7] = [
+    "qwen3_5_moe",
+    "qwen3_5_moe_mlx4",
+    "qwen3_5_moe_mlx2",
+    "qwen3_5_moe_fp8",
+    "qwen3_5_moe_gguf",
+    "qwen3_next",
+    "qwen3_moe",
+];
 
 /// Logits of the prompt and of 8 greedy tokens, as bits.
 fn run(model: &mut Model, prompt: &[u32]) -> Vec<u32> {

@@ -1,0 +1,51 @@
+//! What turns text into tokens and back, and how answers are sampled and end, wherever a model's files say it.
+
+use flashmill_checkpoint::Checkpoint;
+
+use crate::EngineError;
+use crate::gguf_keys::GgufKeys;
+use crate::sampling::GenerationDefaults;
+use crate::template::ChatTemplate;
+use crate::tokenizer::Tokenizer;
+
+/// Control tokens that end a turn or a text. GGUF metadata name one end token; transformers' files name both.
+const END_TOKENS: [&str; 2] = ["<|im_end|>", "<|endoftext|>"];
+
+/// Everything of a model but its numbers.
+pub(crate) struct TextSide {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) template: Option<ChatTemplate>,
+    pub(crate) defaults: GenerationDefaults,
+}
+
+impl TextSide {
+    /// Reads GGUF metadata where the checkpoint has them, the files beside the weights otherwise.
+    pub(crate) fn open(checkpoint: &Checkpoint) -> Result<TextSide, EngineError> {
+        let eos_ids = &checkpoint.spec().eos_token_ids;
+        let mut text = match checkpoint.gguf_metadata() {
+            Some(path) => TextSide::of_keys(&GgufKeys::open(path)?, eos_ids)?,
+            None => {
+                let dir = checkpoint.dir();
+                TextSide {
+                    tokenizer: Tokenizer::open(dir)?,
+                    template: ChatTemplate::open(dir)?,
+                    defaults: GenerationDefaults::open(dir, eos_ids)?,
+                }
+            }
+        };
+        // A chat turn may end with another token than the config's: the tokenizer's own.
+        text.tokenizer.eos_id().into_iter().for_each(|id| text.defaults.add_eos(id));
+        Ok(text)
+    }
+
+    fn of_keys(keys: &GgufKeys, eos_ids: &[u32]) -> Result<TextSide, EngineError> {
+        let tokenizer = Tokenizer::of_keys(keys)?;
+        let mut defaults = GenerationDefaults::of_keys(keys, eos_ids)?;
+        for token in tokenizer.added_tokens().iter() {
+            if token.special && END_TOKENS.contains(&token.content.as_str()) {
+                defaults.add_eos(token.id);
+            }
+        }
+        Ok(TextSide { tokenizer, template: ChatTemplate::of_keys(keys)?, defaults })
+    }
+}
