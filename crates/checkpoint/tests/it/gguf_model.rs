@@ -8,7 +8,9 @@ use flashmill_checkpoint::{
     MixerKind, MixerRef, ModelSpec, MoeSpec, Note, SkippedGroup, VectorMap,
 };
 
-use crate::gguf_support::{ARRAY, BOOL, Draft, F32, STRING, U32, array, convert, glu, string};
+use crate::gguf_support::{
+    ARRAY, BOOL, Draft, F32, STRING, U32, array, convert, glu, move_heads, string, tiled,
+};
 use crate::support::{copy, decode, fixture, open as open_hf, refused, says, values};
 
 /// What is done to a good file.
@@ -92,22 +94,6 @@ fn listed_recurrent_layers_win_over_the_interval() {
     heads.set("qwen35moe.attention.head_count", ARRAY, per_block([7, 2]));
     assert_eq!(mixers(&heads), both);
     assert_eq!(heads.describe().unwrap().spec().attention, spec.attention);
-}
-
-/// The tiled place of each grouped value head.
-fn tiled(sizes: &DeltaNetSpec) -> Vec<usize> {
-    let each = sizes.n_value_heads / sizes.n_key_heads;
-    (0..sizes.n_value_heads).map(|head| head % each * sizes.n_key_heads + head / each).collect()
-}
-
-/// Rows of `size` values each, head `h` moved to place `to[h]`.
-fn move_heads(values: &[f32], to: &[usize]) -> Vec<f32> {
-    let size = values.len() / to.len();
-    let mut moved = vec![0.0; values.len()];
-    for (head, &place) in to.iter().enumerate() {
-        moved[place * size..][..size].copy_from_slice(&values[head * size..][..size]);
-    }
-    moved
 }
 
 fn delta_net(checkpoint: &Checkpoint, layer: usize) -> &DeltaNetRef {

@@ -173,14 +173,14 @@ pub(crate) fn open(name: &str) -> (Header, Vec<u8>) {
     (header, bytes)
 }
 
-/// A checkpoint of another format as a GGUF file in F32, as llama.cpp's converter would lay it out: DeltaNet heads as they are
-/// (`qwen3next`), norms and decay ready for use.
+/// A checkpoint of another format as a GGUF file in F32, as llama.cpp's converter would lay it out: value heads tiled in
+/// `qwen35moe`, norms and decay ready for use.
 pub(crate) fn convert(checkpoint: &Checkpoint) -> Draft {
     let (spec, trunk) = (checkpoint.spec(), checkpoint.trunk());
     let arch = match spec.family {
         Family::Qwen3Next => "qwen3next",
         Family::Qwen3Moe => "qwen3moe",
-        other => panic!("{other:?} is not converted here"),
+        Family::Qwen35Moe => "qwen35moe",
     };
     let mut draft = Draft::default();
     draft.set("general.architecture", STRING, string(arch));
@@ -246,15 +246,36 @@ pub(crate) fn convert(checkpoint: &Checkpoint) -> Draft {
             }
             MixerRef::DeltaNet(d) => {
                 let sizes = spec.delta_net.as_ref().unwrap();
-                for (n, m) in [("attn_qkv", &d.qkv), ("attn_gate", &d.z), ("ssm_out", &d.out)] {
-                    matrix(&mut draft, &name(&format!("{n}.weight")), m);
+                let (hidden, n_heads) = (spec.hidden_size, sizes.n_value_heads);
+                let is_tiled = spec.family == Family::Qwen35Moe;
+                let to = if is_tiled { tiled(sizes) } else { (0..n_heads).collect() };
+                // Queries and keys stay where they are.
+                let keys = 2 * sizes.n_key_heads * sizes.key_dim;
+                let values_of = |all: Vec<f32>, each: usize| {
+                    let (qk, v) = all.split_at(keys * each);
+                    [qk, &move_heads(v, &to)].concat()
+                };
+                let qkv = values_of(decode(checkpoint, &d.qkv), hidden);
+                draft.push(&name("attn_qkv.weight"), &[hidden, sizes.conv_channels()], &qkv);
+                let conv = values_of(values(checkpoint, &d.conv), sizes.conv_kernel);
+                draft.push(&name("ssm_conv1d.weight"), &[sizes.conv_kernel, sizes.conv_channels()], &conv);
+                let z = move_heads(&decode(checkpoint, &d.z), &to);
+                draft.push(&name("attn_gate.weight"), &[hidden, sizes.values()], &z);
+                let rows = decode(checkpoint, &d.out);
+                let out: Vec<f32> =
+                    rows.chunks(sizes.values()).flat_map(|row| move_heads(row, &to)).collect();
+                draft.push(&name("ssm_out.weight"), &[sizes.values(), hidden], &out);
+                let [b, a] = [&d.b, &d.a].map(|m| move_heads(&decode(checkpoint, m), &to));
+                if is_tiled {
+                    draft.push(&name("ssm_beta.weight"), &[hidden, n_heads], &b);
+                    draft.push(&name("ssm_alpha.weight"), &[hidden, n_heads], &a);
+                } else {
+                    let ba = interleave_ba(&b, &a, sizes);
+                    draft.push(&name("ssm_ba.weight"), &[hidden, 2 * n_heads], &ba);
                 }
-                let ba = interleave_ba(&decode(checkpoint, &d.b), &decode(checkpoint, &d.a), sizes);
-                draft.push(&name("ssm_ba.weight"), &[spec.hidden_size, 2 * sizes.n_value_heads], &ba);
-                let conv = [sizes.conv_kernel, sizes.conv_channels()];
-                vector(&mut draft, &name("ssm_conv1d.weight"), &conv, &d.conv);
-                vector(&mut draft, &name("ssm_a"), &[sizes.n_value_heads], &d.decay);
-                vector(&mut draft, &name("ssm_dt.bias"), &[sizes.n_value_heads], &d.dt_bias);
+                for (n, v) in [("ssm_a", &d.decay), ("ssm_dt.bias", &d.dt_bias)] {
+                    draft.push(&name(n), &[n_heads], &move_heads(&values(checkpoint, v), &to));
+                }
                 vector(&mut draft, &name("ssm_norm.weight"), &[sizes.value_dim], &d.norm);
             }
         }
@@ -283,6 +304,22 @@ pub(crate) fn convert(checkpoint: &Checkpoint) -> Draft {
 
 pub(crate) fn glu(glu: &GluRef) -> [(&'static str, &MatrixRef); 3] {
     [("gate", &glu.gate), ("up", &glu.up), ("down", &glu.down)]
+}
+
+/// The tiled place of each grouped value head.
+pub(crate) fn tiled(sizes: &DeltaNetSpec) -> Vec<usize> {
+    let each = sizes.n_value_heads / sizes.n_key_heads;
+    (0..sizes.n_value_heads).map(|head| head % each * sizes.n_key_heads + head / each).collect()
+}
+
+/// Rows of `size` values each, head `h` moved to place `to[h]`.
+pub(crate) fn move_heads(values: &[f32], to: &[usize]) -> Vec<f32> {
+    let size = values.len() / to.len();
+    let mut moved = vec![0.0; values.len()];
+    for (head, &place) in to.iter().enumerate() {
+        moved[place * size..][..size].copy_from_slice(&values[head * size..][..size]);
+    }
+    moved
 }
 
 /// For each key head the b rows of its value heads, then their a rows.

@@ -80,7 +80,12 @@ pub(super) fn add_tokens(
         if let Some(other) = text_of.insert(id, text).filter(|&other| other != text) {
             return Err(taken(path, text, id, other));
         }
-        *entry(tokens, id, text, path)? = Some(text.as_bytes().to_vec());
+        let place = entry(tokens, id, text, path)?;
+        // A byte that is no longer plain text would turn into the added token wherever it stands.
+        if let Some([byte]) = place.as_deref().filter(|&bytes| bytes != text.as_bytes()) {
+            return Err(taken(path, text, id, &format!("byte {byte:#04x}")));
+        }
+        *place = Some(text.as_bytes().to_vec());
     }
     Ok(())
 }

@@ -132,7 +132,7 @@ fn rules_of_splitting_are_bounded() {
     assert!(message.contains("limit for backtracking"), "{message}");
     for (rule, words) in [
         ("(", "rule of the pre-tokenizer is not read"),
-        ("a{9999}{9999}", "rule of the pre-tokenizer is not read"),
+        ("(?:a{999}){9999}", "rule of the pre-tokenizer is not read"),
     ] {
         let message = with_rule(rule).unwrap_err().to_string();
         assert!(message.contains(words) && message.lines().count() == 1, "{message}");
@@ -144,12 +144,13 @@ fn rules_of_splitting_are_bounded() {
 #[test]
 fn other_tokenizers_are_refused() {
     let good: Value = read_json(&fixture("qwen3_5_moe/tokenizer.json"));
-    let message = |change: &dyn Fn(&mut Value)| {
+    type Change<'a> = &'a dyn Fn(&mut Value);
+    let message = |change: Change<'_>| {
         let mut json = good.clone();
         change(&mut json);
         Tokenizer::from_json(&json.to_string()).unwrap_err().to_string()
     };
-    let cases: [(&dyn Fn(&mut Value), &str); 7] = [
+    let cases: [(Change<'_>, &str); 7] = [
         (&|json| json["model"]["type"] = json!("WordPiece"), "a model of type WordPiece is not supported"),
         (&|json| json["model"]["dropout"] = json!(0.5), "model.dropout is 0.5, expected none"),
         (&|json| json["model"]["end_of_word_suffix"] = json!("</w>"), "expected none"),

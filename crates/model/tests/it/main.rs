@@ -7,3 +7,12 @@ mod golden;
 mod observe;
 mod rearranged;
 mod same_bits;
+mod same_text;
+
+// How a GGUF file is written from the weights of another form.
+#[allow(dead_code, reason = "the tests of checkpoint use all of it")]
+#[path = "../../../checkpoint/tests/it/gguf_support.rs"]
+mod gguf_support;
+#[allow(dead_code, reason = "the tests of checkpoint use all of it")]
+#[path = "../../../checkpoint/tests/it/support.rs"]
+mod support;
