@@ -46,6 +46,10 @@ for fixture in ["qwen3_5_moe_gguf", "qwen3_5_moe_kquant"]:
     # The headers are shorter than this; what follows is not read.
     file = (ROOT / "fixtures" / fixture / "model.gguf").read_bytes()
     write("gguf_header", fixture, file[: 32 << 10])
+    write("gguf_text", fixture, file[: 32 << 10])
+
+tokenizer = (ROOT / "fixtures" / "qwen3_5_moe" / "tokenizer.json").read_bytes()
+write("tokenizer_json", "qwen3_5_moe", compact(json.loads(tokenizer)))
 
 CALLS = [
     '{"name": "f", "arguments": {"n": 1, "s": "</tool_call>"}}',

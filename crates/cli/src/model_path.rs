@@ -50,7 +50,7 @@ fn not_there(path: &Path) -> String {
              the path that it prints"
         );
     }
-    format!("{model} does not exist; give a model's directory, or demo for the built-in model")
+    format!("{model} does not exist; give a GGUF file, a model's directory, or demo for the built-in model")
 }
 
 /// `owner/name`, as the Hugging Face hub writes it.
@@ -80,7 +80,7 @@ mod tests {
     fn what_is_no_model_is_explained() {
         let message = |path: &str| ModelPath::find(Path::new(path)).err().expect("no model").to_string();
         assert!(message("Qwen/Qwen3.5-35B-A3B").contains("flashmill pull Qwen/Qwen3.5-35B-A3B"));
-        assert!(message("nowhere").starts_with("nowhere does not exist; give a model's directory"));
+        assert!(message("nowhere").starts_with("nowhere does not exist; give a GGUF file"));
         let directory = tempfile::tempdir().expect("a temporary directory");
         let found = ModelPath::find(directory.path()).expect("a directory");
         assert_eq!(found.path(), directory.path());

@@ -215,7 +215,7 @@ pub(crate) struct LowReplay {
 
 #[derive(Debug, Args)]
 pub(crate) struct LowModel {
-    /// A model's directory or file, or `demo` for the built-in model (`./demo` is a directory)
+    /// A GGUF file, a model's directory, or `demo` for the built-in model (`./demo` is a directory)
     #[arg(value_name = "MODEL")]
     pub(crate) model: PathBuf,
 }

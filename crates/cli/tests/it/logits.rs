@@ -41,7 +41,7 @@ fn max_difference(a: &[f32], b: &[f32]) -> f32 {
 fn logits_and_traces_are_those_of_transformers() {
     let out = tempfile::tempdir().expect("a temporary directory");
     let out = out.path().join("logits.safetensors");
-    for name in ["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_next", "qwen3_moe"] {
+    for name in ["qwen3_5_moe", "qwen3_5_moe_mlx4", "qwen3_5_moe_gguf", "qwen3_next", "qwen3_moe"] {
         let model = fixture(name);
         let golden = model.join("golden.safetensors");
         let tokens = golden_tokens(&model);
