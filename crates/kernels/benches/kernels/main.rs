@@ -1,7 +1,7 @@
 //! GB/s of each kernel at each level, next to what this machine's memory gives to a plain read.
 //!
 //! `cargo bench -p flashmill-kernels` runs everything, `-- WORD ..` only the levels and the kernels that the words name (a part of a
-//! kernel's name will do; `comparison` is the 4-bit product against plain reads).
+//! kernel's name will do; `comparison` is products of 4-bit groups and of blocks against plain reads and each other).
 //! Numbers are the median of several runs; runs of the comparison alternate with plain reads of the same buffers.
 
 #![allow(clippy::print_stdout, reason = "a bench prints")]
@@ -11,8 +11,8 @@ mod work;
 
 use std::time::Instant;
 
-use flashmill_kernels::{Backend, Cpu, CpuOptions, Level};
-use flashmill_layout::{Affine, Encoding, Float, MatrixShape};
+use flashmill_kernels::{Backend, Buffer, Cpu, CpuOptions, Level, Matrix};
+use flashmill_layout::{Encoding, MatrixShape};
 use machine::{Reader, median};
 
 fn main() {
@@ -34,7 +34,7 @@ fn main() {
         }
     }
     println!("\n{:<34} {:>8} {:>3} {:>12} {:>10}  of read", "kernel", "level", "thr", "time", "rate");
-    for kernel in work::all().into_iter().filter(|kernel| wanted(kernel.name)) {
+    for kernel in work::all().into_iter().filter(|kernel| wanted(&kernel.name)) {
         for level in
             Level::available().filter(|level| levels.is_empty() || levels.contains(&level.to_string()))
         {
@@ -72,36 +72,66 @@ fn measure(kernel: &work::Kernel, level: Level, threads: usize, peak: f64) {
     );
 }
 
-/// The 4-bit matrix-vector product of a matrix far larger than the cache, alternating with plain reads of its bytes by as
-/// many threads with the same split of rows.
-fn comparison(threads: usize) {
-    let affine = Affine { bits: 4, group: 64, scales: Float::BF16 };
-    let shape = MatrixShape { rows: 131_072, cols: 4096, encoding: Encoding::Affine(affine) };
-    let mut cpu = Cpu::new(CpuOptions { threads, level: None }).expect("threads can be started");
-    let w = work::random_matrix(&mut cpu, shape);
-    let x = work::random_buffer(&mut cpu, shape.cols);
-    let y = cpu.buffer(shape.rows);
-    let parts: Vec<(usize, usize)> = (0..3)
-        .map(|part| {
+/// A matrix far larger than the cache, and its product with a row.
+struct Contestant {
+    cpu: Cpu,
+    product: (Matrix, Buffer),
+    x: Buffer,
+    shape: MatrixShape,
+    /// Address and length of each part.
+    parts: Vec<(usize, usize)>,
+}
+
+impl Contestant {
+    fn new(encoding: Encoding, threads: usize) -> Contestant {
+        let cols = 4096;
+        let rows = (256 << 20) / encoding.row_bytes(cols) / 64 * 64;
+        let shape = MatrixShape { rows, cols, encoding };
+        let mut cpu = Cpu::new(CpuOptions { threads, level: None }).expect("threads can be started");
+        let w = work::random_matrix(&mut cpu, shape);
+        let x = work::random_buffer(&mut cpu, shape.cols);
+        let y = cpu.buffer(shape.rows);
+        let parts = (0..encoding.n_parts()).map(|part| {
             let bytes = cpu.matrix_part(w, part);
             (bytes.as_ptr() as usize, bytes.len())
-        })
-        .collect();
-    let reader = Reader::new(threads);
-    let (mut reads, mut products) = (Vec::new(), Vec::new());
-    for _ in 0..25 {
-        reads.push(reader.read(&parts, shape.rows));
-        let start = Instant::now();
-        cpu.linear(x, 1, &[(w, y)]);
-        products.push(start.elapsed().as_secs_f64());
+        });
+        let parts = parts.collect();
+        Contestant { cpu, product: (w, y), x, shape, parts }
     }
-    let bytes = shape.bytes() as f64 / 1e9;
-    let mut ratios: Vec<f64> = reads.iter().zip(&products).map(|(read, product)| read / product).collect();
-    let (read, product, ratio) = (median(&mut reads), median(&mut products), median(&mut ratios));
-    println!(
-        "comparison, 4-bit 131072 x 4096, {threads} threads: product {:.1} GB/s, plain read {:.1} GB/s, ratio {:.1} %",
-        bytes / product,
-        bytes / read,
-        100.0 * ratio
-    );
+
+    /// GB/s of one product.
+    fn run(&mut self) -> f64 {
+        let start = Instant::now();
+        self.cpu.linear(self.x, 1, &[self.product]);
+        self.shape.bytes() as f64 / 1e9 / start.elapsed().as_secs_f64()
+    }
+}
+
+/// Matrix-vector products of 4-bit groups and of each type of blocks, which alternate with each other and with plain reads of the same
+/// bytes by as many threads with the same split of rows.
+fn comparison(threads: usize) {
+    let affine = work::affine(4, 64);
+    let mut against = Contestant::new(affine, threads);
+    let reader = Reader::new(threads);
+    let blocks = work::FAST_TYPES.map(Encoding::Ggml);
+    for encoding in [affine].into_iter().chain(blocks) {
+        let mut one = Contestant::new(encoding, threads);
+        let bytes = one.shape.bytes() as f64 / 1e9;
+        let (mut reads, mut products, mut of_read, mut of_affine) = (vec![], vec![], vec![], vec![]);
+        for _ in 0..15 {
+            let read = bytes / reader.read(&one.parts, one.shape.rows);
+            let (product, other) = (one.run(), against.run());
+            reads.push(read);
+            products.push(product);
+            of_read.push(100.0 * product / read);
+            of_affine.push(100.0 * product / other);
+        }
+        println!(
+            "comparison, {encoding}, {threads} threads: {:.1} GB/s; plain read {:.1} GB/s, {:.0} % of it; {:.0} % of 4-bit groups",
+            median(&mut products),
+            median(&mut reads),
+            median(&mut of_read),
+            median(&mut of_affine)
+        );
+    }
 }

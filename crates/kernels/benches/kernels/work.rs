@@ -3,13 +3,21 @@
 use flashmill_kernels::{
     Attend, Backend, Buffer, Cpu, DeltaShape, Glu, KvKind, KvShape, Matrix, PAGE_TOKENS, Page, Segment,
 };
-use flashmill_layout::{Affine, Encoding, Float, MatrixShape, MatrixView};
+use flashmill_layout::{Affine, Encoding, Float, GgmlType, MatrixShape, MatrixView};
 
 /// Something to measure.
 pub(crate) struct Kernel {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     /// Makes the work; less of it if the level is slow.
-    pub(crate) prepare: fn(&mut Cpu, bool) -> Run,
+    pub(crate) prepare: Prepare,
+}
+
+type Prepare = Box<dyn Fn(&mut Cpu, bool) -> Run>;
+
+impl Kernel {
+    fn new(name: impl Into<String>, prepare: impl Fn(&mut Cpu, bool) -> Run + 'static) -> Kernel {
+        Kernel { name: name.into(), prepare: Box::new(prepare) }
+    }
 }
 
 type Step = Box<dyn FnMut(&mut Cpu)>;
@@ -28,55 +36,58 @@ impl Run {
     }
 }
 
+/// The GGML types that have kernels of their own.
+pub(crate) const FAST_TYPES: [GgmlType; 15] = {
+    use GgmlType::*;
+    [Q8_0, Q4_0, Q4_K, Q5_K, Q6_K, Q3_K, Q2_K, IQ4_XS, IQ4_NL, IQ3_XXS, IQ3_S, IQ2_XXS, IQ2_XS, IQ2_S, MXFP4]
+};
+
 pub(crate) fn all() -> Vec<Kernel> {
-    vec![
-        Kernel { name: "product 2-bit", prepare: |cpu, slow| product(cpu, affine(2, 64), slow) },
-        Kernel { name: "product 3-bit", prepare: |cpu, slow| product(cpu, affine(3, 64), slow) },
-        Kernel { name: "product 4-bit", prepare: |cpu, slow| product(cpu, affine(4, 64), slow) },
-        Kernel { name: "product 4-bit group 32", prepare: |cpu, slow| product(cpu, affine(4, 32), slow) },
-        Kernel { name: "product 5-bit", prepare: |cpu, slow| product(cpu, affine(5, 64), slow) },
-        Kernel { name: "product 6-bit", prepare: |cpu, slow| product(cpu, affine(6, 64), slow) },
-        Kernel { name: "product 8-bit", prepare: |cpu, slow| product(cpu, affine(8, 64), slow) },
-        Kernel {
-            name: "product BF16",
-            prepare: |cpu, slow| product(cpu, Encoding::Float(Float::BF16), slow),
-        },
-        Kernel { name: "product FP8", prepare: |cpu, slow| product(cpu, FP8, slow) },
-        Kernel { name: "product F32", prepare: |cpu, slow| product(cpu, Encoding::Float(Float::F32), slow) },
-        Kernel { name: "expert 4-bit 4096/1024", prepare: |cpu, slow| expert(cpu, 4096, 1024, 1, slow) },
-        Kernel { name: "expert 4-bit 2048/512", prepare: |cpu, slow| expert(cpu, 2048, 512, 1, slow) },
-        Kernel {
-            name: "prefill 4-bit 256 rows",
-            prepare: |cpu, slow| prefill(cpu, affine(4, 64), 256, slow),
-        },
-        Kernel { name: "prefill 4-bit 24 rows", prepare: |cpu, slow| prefill(cpu, affine(4, 64), 24, slow) },
-        Kernel {
-            name: "prefill 8-bit 256 rows",
-            prepare: |cpu, slow| prefill(cpu, affine(8, 64), 256, slow),
-        },
-        Kernel {
-            name: "prefill 6-bit 256 rows",
-            prepare: |cpu, slow| prefill(cpu, affine(6, 64), 256, slow),
-        },
-        Kernel {
-            name: "prefill BF16 256 rows",
-            prepare: |cpu, slow| prefill(cpu, Encoding::Float(Float::BF16), 256, slow),
-        },
-        Kernel { name: "prefill FP8 256 rows", prepare: |cpu, slow| prefill(cpu, FP8, 256, slow) },
-        Kernel { name: "attend decode f16 16k", prepare: |cpu, slow| attend(cpu, KvKind::F16, 1, slow) },
-        Kernel { name: "attend decode q8 16k", prepare: |cpu, slow| attend(cpu, KvKind::Q8, 1, slow) },
-        Kernel { name: "attend prefill f16 16k", prepare: |cpu, slow| attend(cpu, KvKind::F16, 16, slow) },
-        Kernel { name: "delta decode", prepare: |cpu, slow| delta(cpu, 1, slow) },
-        Kernel { name: "delta prefill", prepare: |cpu, slow| delta(cpu, 64, slow) },
-        Kernel { name: "conv decode", prepare: |cpu, slow| conv(cpu, 1, slow) },
-        Kernel { name: "conv prefill", prepare: |cpu, slow| conv(cpu, 64, slow) },
-        Kernel { name: "rms_norm 4096", prepare: |cpu, _| norm(cpu) },
-    ]
+    let mut all = vec![
+        Kernel::new("product 2-bit", |cpu, slow| product(cpu, affine(2, 64), slow)),
+        Kernel::new("product 3-bit", |cpu, slow| product(cpu, affine(3, 64), slow)),
+        Kernel::new("product 4-bit", |cpu, slow| product(cpu, affine(4, 64), slow)),
+        Kernel::new("product 4-bit group 32", |cpu, slow| product(cpu, affine(4, 32), slow)),
+        Kernel::new("product 5-bit", |cpu, slow| product(cpu, affine(5, 64), slow)),
+        Kernel::new("product 6-bit", |cpu, slow| product(cpu, affine(6, 64), slow)),
+        Kernel::new("product 8-bit", |cpu, slow| product(cpu, affine(8, 64), slow)),
+        Kernel::new("product BF16", |cpu, slow| product(cpu, Encoding::Float(Float::BF16), slow)),
+        Kernel::new("product FP8", |cpu, slow| product(cpu, FP8, slow)),
+        Kernel::new("product F32", |cpu, slow| product(cpu, Encoding::Float(Float::F32), slow)),
+        Kernel::new("expert 4-bit 4096/1024", |cpu, slow| expert(cpu, 4096, 1024, 1, slow)),
+        Kernel::new("expert 4-bit 2048/512", |cpu, slow| expert(cpu, 2048, 512, 1, slow)),
+        Kernel::new("prefill 4-bit 256 rows", |cpu, slow| prefill(cpu, affine(4, 64), 256, slow)),
+        Kernel::new("prefill 4-bit 24 rows", |cpu, slow| prefill(cpu, affine(4, 64), 24, slow)),
+        Kernel::new("prefill 8-bit 256 rows", |cpu, slow| prefill(cpu, affine(8, 64), 256, slow)),
+        Kernel::new("prefill 6-bit 256 rows", |cpu, slow| prefill(cpu, affine(6, 64), 256, slow)),
+        Kernel::new("prefill BF16 256 rows", |cpu, slow| {
+            prefill(cpu, Encoding::Float(Float::BF16), 256, slow)
+        }),
+        Kernel::new("prefill FP8 256 rows", |cpu, slow| prefill(cpu, FP8, 256, slow)),
+        Kernel::new("attend decode f16 16k", |cpu, slow| attend(cpu, KvKind::F16, 1, slow)),
+        Kernel::new("attend decode q8 16k", |cpu, slow| attend(cpu, KvKind::Q8, 1, slow)),
+        Kernel::new("attend prefill f16 16k", |cpu, slow| attend(cpu, KvKind::F16, 16, slow)),
+        Kernel::new("delta decode", |cpu, slow| delta(cpu, 1, slow)),
+        Kernel::new("delta prefill", |cpu, slow| delta(cpu, 64, slow)),
+        Kernel::new("conv decode", |cpu, slow| conv(cpu, 1, slow)),
+        Kernel::new("conv prefill", |cpu, slow| conv(cpu, 64, slow)),
+        Kernel::new("rms_norm 4096", |cpu, _| norm(cpu)),
+    ];
+    for ty in FAST_TYPES {
+        all.push(Kernel::new(format!("product {ty}"), move |cpu, slow| {
+            product(cpu, Encoding::Ggml(ty), slow)
+        }));
+    }
+    for ty in FAST_TYPES {
+        let name = format!("prefill {ty} 256 rows");
+        all.push(Kernel::new(name, move |cpu, slow| prefill(cpu, Encoding::Ggml(ty), 256, slow)));
+    }
+    all
 }
 
 const FP8: Encoding = Encoding::Fp8 { scales: Float::BF16 };
 
-fn affine(bits: u8, group: u16) -> Encoding {
+pub(crate) fn affine(bits: u8, group: u16) -> Encoding {
     Encoding::Affine(Affine { bits, group, scales: Float::BF16 })
 }
 
@@ -113,6 +124,10 @@ fn fill(encoding: Encoding, part: usize, bytes: &mut [u8]) {
             for chunk in bytes.chunks_mut(8) {
                 state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 chunk.copy_from_slice(&(state ^ state >> 29).to_le_bytes()[..chunk.len()]);
+            }
+            if encoding == Encoding::Ggml(GgmlType::MXFP4) {
+                // Subnormal products may be slow.
+                bytes.chunks_mut(17).for_each(|block| block[0] = 120);
             }
             return;
         }

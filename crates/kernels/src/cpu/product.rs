@@ -235,9 +235,11 @@ impl Products {
             }
             Encoding::Ggml(ty) => {
                 let unit = ty.group();
-                let dealt =
-                    with_fast!(ty, T => self.level.run(WantedRuns { unit: T::UNIT }), Dealt::Words(1));
-                Some(Form { cols, unit, dealt, blocked: false })
+                let (dealt, blocked) = with_fast!(
+                    ty, T => self.level.run(WantedRuns { unit: T::UNIT, n_rows }),
+                    (Dealt::Words(1), false)
+                );
+                Some(Form { cols, unit, dealt, blocked })
             }
         }
     }
@@ -337,6 +339,15 @@ struct Runner {
 }
 
 impl Runner {
+    /// This part's scratch memory, if it needs any.
+    fn scratch<'a>(&self, part: Part, blocked: bool) -> &'a mut [i32] {
+        if !blocked {
+            return &mut [];
+        }
+        // SAFETY: each part has a piece of the scratch memory for itself.
+        unsafe { self.unpacked.get_mut(part.index * self.scratch, self.scratch) }
+    }
+
     /// This part's rows of `W`, that is, columns of `y`.
     fn rows_of(&self, part: Part, w: &MatrixView<'_>, x: Operand<'_>, y: Output) {
         let share = part.share(w.shape.rows, SHARE);
@@ -347,16 +358,12 @@ impl Runner {
         match (w.shape.encoding, x) {
             (Encoding::Affine(_), Operand::Quantized { rows, n, blocked }) => {
                 let w = AffineRows::of(w, share);
-                let scratch: &mut [i32] = if blocked {
-                    // SAFETY: each part has a piece of the scratch memory for itself.
-                    unsafe { self.unpacked.get_mut(part.index * self.scratch, self.scratch) }
-                } else {
-                    &mut []
-                };
+                let scratch = self.scratch(part, blocked);
                 self.level.run(AffineProduct { w, x: rows, n, blocked, scratch, y });
             }
-            (Encoding::Ggml(ty), Operand::Quantized { rows, n, .. }) => {
-                let product = GgmlProduct { w: GgmlRows::of(w, share), x: rows, n, y };
+            (Encoding::Ggml(ty), Operand::Quantized { rows, n, blocked }) => {
+                let scratch = self.scratch(part, blocked);
+                let product = GgmlProduct { w: GgmlRows::of(w, share), x: rows, n, blocked, scratch, y };
                 with_fast!(ty, T => self.level.run(FastProduct::<T>(product, PhantomData)), self.level.run(product));
             }
             (Encoding::Fp8 { scales }, Operand::Float(x)) => {
@@ -421,6 +428,8 @@ struct GgmlProduct<'a> {
     w: GgmlRows<'a>,
     x: &'a Quantized,
     n: usize,
+    blocked: bool,
+    scratch: &'a mut [i32],
     y: Output,
 }
 
@@ -457,6 +466,11 @@ impl<T: Fast> Kernel for FastProduct<'_, T> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let FastProduct(product, _) = self;
+        if product.blocked {
+            // SAFETY: the columns of `y` are this thread's own.
+            unsafe { s.ggml_blocked::<T>(&product.w, &product.x.panels(), product.scratch, product.y) };
+            return;
+        }
         for piece in product.pieces() {
             for row in 0..product.n {
                 // SAFETY: the columns of `y` are this thread's own.
@@ -470,14 +484,16 @@ impl<T: Fast> Kernel for FastProduct<'_, T> {
 /// How a level wants activations for fast products with units of `unit` values.
 struct WantedRuns {
     unit: usize,
+    n_rows: usize,
 }
 
 impl Kernel for WantedRuns {
-    type Output = Dealt;
+    type Output = (Dealt, bool);
 
     #[inline(always)]
-    fn run<S: Simd>(self, s: S) -> Dealt {
-        s.ggml_dealt(self.unit)
+    fn run<S: Simd>(self, s: S) -> (Dealt, bool) {
+        let blocked = self.n_rows >= S::GGML_BLOCKED_FROM;
+        (if blocked { Dealt::Words(1) } else { s.ggml_dealt(self.unit) }, blocked)
     }
 }
 

@@ -96,6 +96,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         }
     }
 
+    /// Rows of activations from which on [`Simd::ggml_blocked`] is used.
+    const GGML_BLOCKED_FROM: usize = usize::MAX;
+
     /// How the activations for fast products with units of `unit` values are dealt.
     #[inline(always)]
     fn ggml_dealt(self, _unit: usize) -> Dealt {
@@ -107,6 +110,20 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn ggml_fast<T: Fast>(self, w: &GgmlRows<'_>, x: QuantizedRow<'_>, y: &mut [f32]) {
         self.ggml_rows(w, x, y);
+    }
+
+    /// The same for several rows of activations at once, in plain order.
+    ///
+    /// # Safety
+    /// `y`'s columns are this thread's own.
+    unsafe fn ggml_blocked<T: Fast>(
+        self,
+        w: &GgmlRows<'_>,
+        x: &Blocked<'_>,
+        _scratch: &mut [i32],
+        _y: Output,
+    ) {
+        unreachable!("{} rows of {} by {}: never blocked at this level", w.n_rows(), w.ty, x.n_rows());
     }
 
     /// Up to 16 values; the other lanes are `fill`.

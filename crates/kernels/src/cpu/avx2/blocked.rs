@@ -3,8 +3,10 @@
 //! As at AVX-512: a lane is a row, and the units of one accumulator follow each other.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::super::affine::{AffineRows, Blocked, Output, PANEL};
+use super::super::ggml::{Fast, GgmlRows, StepRows};
 use super::Avx2;
 use super::affine::{Scales, field, planes, straddling};
 
@@ -71,28 +73,131 @@ unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
             unpack_scales(&rows, rows.scales, scales);
             unpack_scales(&rows, rows.biases, biases);
         }
-        for panel in 0..x.n_rows().div_ceil(PANEL) {
-            let unpacked = Unpacked { pairs, scales, biases };
-            let left = x.n_rows() - panel * PANEL;
-            for half in 0..left.min(PANEL).div_ceil(4) {
-                let first_x = panel * PANEL + 4 * half;
-                let tile = Tile {
-                    w: unpacked,
-                    x: x.panel(panel, UNIT),
-                    half,
-                    n_units,
-                    first_x,
-                    first_row: first,
-                    n_rows,
-                    y,
-                };
-                // SAFETY: the weights are unpacked; a panel has `PANEL` rows, of which the first are real.
-                unsafe {
-                    match x.n_rows() - first_x {
-                        1 => tile.compute::<BITS, UNIT, 1>(1),
-                        2 => tile.compute::<BITS, UNIT, 2>(2),
-                        n => tile.compute::<BITS, UNIT, 4>(n.min(4)),
-                    }
+        let unpacked = Unpacked { pairs, scales, biases };
+        // SAFETY: the weights are unpacked; the columns of `y` as the caller says.
+        unsafe { panels::<BITS, UNIT>(unpacked, n_units, x, first..first + n_rows, y) };
+    }
+}
+
+/// Bits of codes whose activations are in plain order, as those of blocks are.
+const IN_ORDER: usize = 3;
+
+/// The same for a type of blocks.
+///
+/// # Safety
+/// `y`'s columns are this thread's own.
+#[inline(always)]
+pub(super) unsafe fn ggml<T: Fast>(
+    s: Avx2,
+    w: &GgmlRows<'_>,
+    x: &Blocked<'_>,
+    scratch: &mut [i32],
+    y: Output,
+) {
+    let n_units = w.cols / T::UNIT;
+    assert!(x.padded_cols >= w.cols, "activations for W");
+    let room = n_units.next_multiple_of(16);
+    let (pairs, rest) = scratch.split_at_mut(room * T::UNIT / 2 * ROWS);
+    let (scales, rest) = rest.split_at_mut(room * ROWS);
+    let biases = &mut rest[..room * ROWS];
+    let mut step = StepRows::<ROWS>::new();
+    for first in (0..w.n_rows()).step_by(ROWS) {
+        let rows = first..(first + ROWS).min(w.n_rows());
+        for i in 0..n_units.div_ceil(16) {
+            step.unpack::<Avx2, T>(s, &w.rows(rows.clone()), i);
+            // SAFETY: the token proves the CPU's features.
+            unsafe {
+                spread(&step, T::UNIT, &mut pairs[16 * i * T::UNIT / 2 * ROWS..]);
+                spread_factors(&step.scales, &mut scales[16 * i * ROWS..]);
+                spread_factors(&step.offsets, &mut biases[16 * i * ROWS..]);
+            }
+        }
+        let unpacked = Unpacked { pairs, scales, biases };
+        // SAFETY: the weights are unpacked; the columns of `y` as the caller says.
+        unsafe {
+            if T::UNIT == 32 {
+                panels::<IN_ORDER, 32>(unpacked, n_units, x, rows, y);
+            } else {
+                panels::<IN_ORDER, 16>(unpacked, n_units, x, rows, y);
+            }
+        }
+    }
+}
+
+/// The codes of sixteen units of `unit` values to the beginning of `to`.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn spread(from: &StepRows<ROWS>, unit: usize, to: &mut [i32]) {
+    let squares = to.as_chunks_mut::<{ 8 * ROWS }>().0;
+    for (i, to) in squares.iter_mut().enumerate().take(unit) {
+        // Eight pairs, a run of sixteen values.
+        let (u, run) = (i / (unit / 16), i % (unit / 16));
+        let mut square = [_mm256_setzero_si256(); 8];
+        for (row, words) in square.iter_mut().enumerate() {
+            // SAFETY: a run has sixteen bytes.
+            *words =
+                unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(from.run(row, unit, u, run).as_ptr().cast())) };
+        }
+        // SAFETY: the CPU's features.
+        store_square(unsafe { transpose(square) }, to);
+    }
+}
+
+/// Scales or offsets of sixteen units to the beginning of `to`.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn spread_factors(from: &[[f32; 16]; ROWS], to: &mut [i32]) {
+    let squares = to.as_chunks_mut::<{ 8 * ROWS }>().0;
+    for (half, to) in squares.iter_mut().enumerate().take(2) {
+        let mut square = [_mm256_setzero_si256(); 8];
+        for (row, values) in square.iter_mut().enumerate() {
+            // SAFETY: there are eight values in each half.
+            *values = unsafe { _mm256_loadu_si256(from[row].as_ptr().add(8 * half).cast()) };
+        }
+        // SAFETY: the CPU's features.
+        store_square(unsafe { transpose(square) }, to);
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn store_square(square: [__m256i; 8], to: &mut [i32; 8 * ROWS]) {
+    for (lanes, to) in square.into_iter().zip(to.as_chunks_mut::<8>().0) {
+        // SAFETY: eight values can be written.
+        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), lanes) };
+    }
+}
+
+/// Rows `rows` of `W`, which are unpacked, with all rows of activations.
+///
+/// # Safety
+/// As the functions around it say.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn panels<const BITS: usize, const UNIT: usize>(
+    w: Unpacked<'_>,
+    n_units: usize,
+    x: &Blocked<'_>,
+    rows: Range<usize>,
+    y: Output,
+) {
+    for panel in 0..x.n_rows().div_ceil(PANEL) {
+        let left = x.n_rows() - panel * PANEL;
+        for half in 0..left.min(PANEL).div_ceil(4) {
+            let first_x = panel * PANEL + 4 * half;
+            let tile = Tile {
+                w,
+                x: x.panel(panel, UNIT),
+                half,
+                n_units,
+                first_x,
+                first_row: rows.start,
+                n_rows: rows.len(),
+                y,
+            };
+            // SAFETY: the weights are unpacked; a panel has `PANEL` rows, of which the first are real.
+            unsafe {
+                match x.n_rows() - first_x {
+                    1 => tile.compute::<BITS, UNIT, 1>(1),
+                    2 => tile.compute::<BITS, UNIT, 2>(2),
+                    n => tile.compute::<BITS, UNIT, 4>(n.min(4)),
                 }
             }
         }

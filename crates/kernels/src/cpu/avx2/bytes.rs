@@ -64,6 +64,16 @@ impl Bytes for Avx2 {
     }
 
     #[inline(always)]
+    fn store_bytes(self, b: Halves, to: &mut [u8; 64]) {
+        // SAFETY: 64 bytes can be written; the token proves the CPU's features.
+        unsafe {
+            let to: *mut __m256i = to.as_mut_ptr().cast();
+            _mm256_storeu_si256(to, b.0);
+            _mm256_storeu_si256(to.add(1), b.1);
+        }
+    }
+
+    #[inline(always)]
     fn even_twice(self, b: Halves) -> Halves {
         // SAFETY: as in `words`.
         unsafe {
@@ -95,6 +105,13 @@ impl Bytes for Avx2 {
     fn up(self, b: Halves, by: [u32; 4]) -> Halves {
         let by = self.by_quarter(by);
         both!(_mm256_sllv_epi32, b, by)
+    }
+
+    #[inline(always)]
+    fn less(self, b: Halves, n: u8) -> Halves {
+        // SAFETY: as in `words`.
+        let n = unsafe { _mm256_set1_epi8(n.cast_signed()) };
+        both!(_mm256_sub_epi8, b, Halves(n, n))
     }
 
     #[inline(always)]

@@ -109,6 +109,7 @@ impl Simd for Avx2 {
     type F = Lanes;
     const WIDE: bool = false;
     const BLOCKED_FROM: usize = blocked::FROM;
+    const GGML_BLOCKED_FROM: usize = blocked::FROM;
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: an `Avx2` is only made on a CPU that has AVX2, FMA and F16C.
@@ -314,6 +315,12 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn ggml_fast<T: Fast>(self, w: &GgmlRows<'_>, x: QuantizedRow<'_>, y: &mut [f32]) {
         ggml::rows::<Avx2, T>(self, w, x, y);
+    }
+
+    #[inline(always)]
+    unsafe fn ggml_blocked<T: Fast>(self, w: &GgmlRows<'_>, x: &Blocked<'_>, scratch: &mut [i32], y: Output) {
+        // SAFETY: the token proves the CPU's features; `y` as the caller says.
+        unsafe { blocked::ggml::<T>(self, w, x, scratch, y) }
     }
 
     #[inline(always)]

@@ -4,8 +4,10 @@
 //! register. The order of additions is that of a row alone.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use super::super::affine::{AffineRows, Blocked, Output, PANEL};
+use super::super::ggml::{Fast, GgmlRows, StepRows};
 use super::Avx512;
 use super::affine::{Scales, field, load, planes, straddling};
 
@@ -49,6 +51,35 @@ struct Unpacked {
     biases: *mut f32,
 }
 
+impl Unpacked {
+    /// Room for `n_units` of `unit` values.
+    fn new(scratch: &mut [i32], n_units: usize, unit: usize) -> Unpacked {
+        let (pairs, rest) = scratch.split_at_mut(n_units * unit / 2 * ROWS);
+        let (scales, biases) = rest.split_at_mut(n_units * ROWS);
+        assert!(biases.len() >= n_units * ROWS, "scratch for W");
+        Unpacked {
+            pairs: pairs.as_mut_ptr(),
+            scales: scales.as_mut_ptr().cast(),
+            biases: biases.as_mut_ptr().cast(),
+        }
+    }
+
+    /// What begins at unit `first`, each of `unit` values.
+    ///
+    /// # Safety
+    /// There is such a unit.
+    unsafe fn at_unit(self, first: usize, unit: usize) -> Unpacked {
+        // SAFETY: by the caller.
+        unsafe {
+            Unpacked {
+                pairs: self.pairs.add(first * unit / 2 * ROWS),
+                scales: self.scales.add(first * ROWS),
+                biases: self.biases.add(first * ROWS),
+            }
+        }
+    }
+}
+
 /// # Safety
 /// The CPU has what [`Avx512`] proves, so for every function below; `y`'s columns are this thread's own.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
@@ -59,36 +90,117 @@ unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
     y: Output,
 ) {
     let n_units = w.n_units();
-    let (pairs, rest) = scratch.split_at_mut(n_units * UNIT / 2 * ROWS);
-    let (scales, biases) = rest.split_at_mut(n_units * ROWS);
-    assert!(biases.len() >= n_units * ROWS && x.padded_cols >= w.cols, "scratch and activations for W");
-    let to = Unpacked {
-        pairs: pairs.as_mut_ptr(),
-        scales: scales.as_mut_ptr().cast(),
-        biases: biases.as_mut_ptr().cast(),
-    };
+    assert!(x.padded_cols >= w.cols, "activations for W");
+    let to = Unpacked::new(scratch, n_units, UNIT);
     for first in (0..w.n_rows()).step_by(ROWS) {
         let n_rows = (w.n_rows() - first).min(ROWS);
         // SAFETY: the rows exist, and the scratch memory was measured above.
         unsafe { unpack::<BITS, UNIT>(&w.rows(first..first + n_rows), to) };
-        for panel in 0..x.n_rows().div_ceil(PANEL) {
-            let tile = Tile {
-                w: to,
-                x: x.panel(panel, UNIT),
-                n_units,
-                first_x: panel * PANEL,
-                first_row: first,
-                n_rows,
-                y,
-            };
-            // SAFETY: the weights are unpacked; a panel has `PANEL` rows, of which the first are real.
-            unsafe {
-                match x.n_rows() - panel * PANEL {
-                    1 => tile.compute::<BITS, UNIT, 1>(1),
-                    2 => tile.compute::<BITS, UNIT, 2>(2),
-                    n @ 3..=4 => tile.compute::<BITS, UNIT, 4>(n),
-                    n => tile.compute::<BITS, UNIT, 8>(n.min(PANEL)),
-                }
+        // SAFETY: the weights are unpacked; the columns of `y` as the caller says.
+        unsafe { panels::<BITS, UNIT>(to, n_units, x, first..first + n_rows, y) };
+    }
+}
+
+/// Bits of codes whose activations are in plain order, as those of blocks are.
+const IN_ORDER: usize = 3;
+
+/// The same for a type of blocks.
+///
+/// # Safety
+/// `y`'s columns are this thread's own.
+#[inline(always)]
+pub(super) unsafe fn ggml<T: Fast>(
+    s: Avx512,
+    w: &GgmlRows<'_>,
+    x: &Blocked<'_>,
+    scratch: &mut [i32],
+    y: Output,
+) {
+    let n_units = w.cols / T::UNIT;
+    assert!(x.padded_cols >= w.cols, "activations for W");
+    let to = Unpacked::new(scratch, n_units.next_multiple_of(16), T::UNIT);
+    let mut step = StepRows::<ROWS>::new();
+    for first in (0..w.n_rows()).step_by(ROWS) {
+        let rows = first..(first + ROWS).min(w.n_rows());
+        for i in 0..n_units.div_ceil(16) {
+            step.unpack::<Avx512, T>(s, &w.rows(rows.clone()), i);
+            // SAFETY: there is room for whole steps; the token proves the CPU's features.
+            unsafe { spread(&step, T::UNIT, to.at_unit(16 * i, T::UNIT)) };
+        }
+        // SAFETY: the weights are unpacked; the columns of `y` as the caller says.
+        unsafe {
+            if T::UNIT == 32 {
+                panels::<IN_ORDER, 32>(to, n_units, x, rows, y);
+            } else {
+                panels::<IN_ORDER, 16>(to, n_units, x, rows, y);
+            }
+        }
+    }
+}
+
+/// Sixteen units of `unit` values to the beginning of `to`.
+///
+/// # Safety
+/// There is room for them.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn spread(from: &StepRows<ROWS>, unit: usize, to: Unpacked) {
+    // SAFETY: loads are of runs, scales and offsets, which are as long; there is room for the stores, by the caller.
+    unsafe {
+        for pairs in 0..unit / 2 {
+            // Sixteen pairs, two runs of sixteen values: of one unit, or of two.
+            let runs =
+                if unit == 32 { [(pairs, 0), (pairs, 1)] } else { [(2 * pairs, 0), (2 * pairs + 1, 0)] };
+            let mut square = [_mm512_setzero_si512(); 16];
+            for (row, words) in square.iter_mut().enumerate() {
+                let [low, high] = runs.map(|(u, run)| from.run(row, unit, u, run).as_ptr().cast::<__m128i>());
+                let bytes = _mm256_set_m128i(_mm_loadu_si128(high), _mm_loadu_si128(low));
+                *words = _mm512_cvtepi8_epi16(bytes);
+            }
+            for (t, lanes) in transpose(square).into_iter().enumerate() {
+                _mm512_storeu_si512(to.pairs.add((16 * pairs + t) * ROWS).cast(), lanes);
+            }
+        }
+        for (from, to) in [(&from.scales, to.scales), (&from.offsets, to.biases)] {
+            let mut square = [_mm512_setzero_si512(); 16];
+            for (row, values) in square.iter_mut().enumerate() {
+                *values = _mm512_loadu_si512(from[row].as_ptr().cast());
+            }
+            for (u, lanes) in transpose(square).into_iter().enumerate() {
+                _mm512_storeu_si512(to.add(u * ROWS).cast(), lanes);
+            }
+        }
+    }
+}
+
+/// Rows `rows` of `W`, which are unpacked, with all rows of activations.
+///
+/// # Safety
+/// As the functions around it say.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn panels<const BITS: usize, const UNIT: usize>(
+    w: Unpacked,
+    n_units: usize,
+    x: &Blocked<'_>,
+    rows: Range<usize>,
+    y: Output,
+) {
+    for panel in 0..x.n_rows().div_ceil(PANEL) {
+        let tile = Tile {
+            w,
+            x: x.panel(panel, UNIT),
+            n_units,
+            first_x: panel * PANEL,
+            first_row: rows.start,
+            n_rows: rows.len(),
+            y,
+        };
+        // SAFETY: the weights are unpacked; a panel has `PANEL` rows, of which the first are real.
+        unsafe {
+            match x.n_rows() - panel * PANEL {
+                1 => tile.compute::<BITS, UNIT, 1>(1),
+                2 => tile.compute::<BITS, UNIT, 2>(2),
+                n @ 3..=4 => tile.compute::<BITS, UNIT, 4>(n),
+                n => tile.compute::<BITS, UNIT, 8>(n.min(PANEL)),
             }
         }
     }

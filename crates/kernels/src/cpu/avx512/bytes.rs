@@ -52,6 +52,12 @@ impl Bytes for Avx512 {
     }
 
     #[inline(always)]
+    fn store_bytes(self, b: __m512i, to: &mut [u8; 64]) {
+        // SAFETY: 64 bytes can be written; the token proves the CPU's features.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), b) }
+    }
+
+    #[inline(always)]
     fn even_twice(self, b: __m512i) -> __m512i {
         // SAFETY: as in `words`.
         unsafe { _mm512_shuffle_i64x2::<0b10_10_00_00>(b, b) }
@@ -73,6 +79,12 @@ impl Bytes for Avx512 {
     fn up(self, b: __m512i, by: [u32; 4]) -> __m512i {
         // SAFETY: as in `words`.
         unsafe { _mm512_sllv_epi16(b, by_quarter(by)) }
+    }
+
+    #[inline(always)]
+    fn less(self, b: __m512i, n: u8) -> __m512i {
+        // SAFETY: as in `words`.
+        unsafe { _mm512_sub_epi8(b, _mm512_set1_epi8(n.cast_signed())) }
     }
 
     #[inline(always)]

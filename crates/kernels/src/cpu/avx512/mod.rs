@@ -36,6 +36,7 @@ impl Simd for Avx512 {
     type F = __m512;
     const WIDE: bool = true;
     const BLOCKED_FROM: usize = blocked::FROM;
+    const GGML_BLOCKED_FROM: usize = blocked::FROM;
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: an `Avx512` is only made on a CPU that has these features.
@@ -237,6 +238,12 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn ggml_fast<T: Fast>(self, w: &GgmlRows<'_>, x: QuantizedRow<'_>, y: &mut [f32]) {
         ggml::rows::<Avx512, T>(self, w, x, y);
+    }
+
+    #[inline(always)]
+    unsafe fn ggml_blocked<T: Fast>(self, w: &GgmlRows<'_>, x: &Blocked<'_>, scratch: &mut [i32], y: Output) {
+        // SAFETY: the token proves the CPU's features; `y` as the caller says.
+        unsafe { blocked::ggml::<T>(self, w, x, scratch, y) }
     }
 
     #[inline(always)]

@@ -24,6 +24,8 @@ pub(crate) trait Bytes: Simd {
     /// From eight words, the lowest byte first.
     fn words(self, from: [u64; 8]) -> Self::B;
 
+    fn store_bytes(self, b: Self::B, to: &mut [u8; 64]);
+
     /// Quarters 0, 0, 2, 2.
     fn even_twice(self, b: Self::B) -> Self::B;
     /// Quarters 1, 1, 3, 3.
@@ -33,6 +35,8 @@ pub(crate) trait Bytes: Simd {
     fn down(self, b: Self::B, by: [u32; 4]) -> Self::B;
     /// The bytes of quarter q shifted up by `by[q]` bits; bits of neighbours may come in from below.
     fn up(self, b: Self::B, by: [u32; 4]) -> Self::B;
+    /// Each byte minus `n`, modulo 256.
+    fn less(self, b: Self::B, n: u8) -> Self::B;
     /// Each byte and `mask`.
     fn and(self, b: Self::B, mask: u8) -> Self::B;
     fn or(self, a: Self::B, b: Self::B) -> Self::B;

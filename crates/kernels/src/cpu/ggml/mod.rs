@@ -1,13 +1,14 @@
 //! Products with GGML's blocks: the data, and the definition in plain Rust. docs/NUMERICS.md has the arithmetic.
 //!
 //! Types that large models are made of have fast products, each written once ([`Fast`]) over what every level provides
-//! ([`Bytes`]): [`rows`] for one row of activations. The other types take the definition at every level.
+//! ([`Bytes`]): [`rows`] for one row of activations, [`StepRows`] for many. The other types take the definition at every level.
 
 #![cfg_attr(
     not(any(target_arch = "x86_64", target_arch = "aarch64")),
     allow(dead_code, unused_imports, reason = "Scalar has no `Bytes`")
 )]
 
+mod blocked;
 mod bytes;
 pub(super) mod fast;
 mod rows;
@@ -18,6 +19,7 @@ use flashmill_layout::ggml::Unpacked;
 use flashmill_layout::{Encoding, GgmlType, MatrixView};
 
 use super::affine::QuantizedRow;
+pub(super) use blocked::StepRows;
 pub(super) use bytes::Bytes;
 pub(super) use fast::{Fast, with_fast};
 pub(super) use rows::rows;
