@@ -261,3 +261,31 @@ impl Stored {
         Some(extent.slice(range.start as u64, range.len() as u64))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use flashmill_layout::FileId;
+
+    use super::*;
+
+    /// 500 rows of 256 columns in FP8: four rows of two scales, the last for 116 rows only.
+    #[test]
+    fn rows_are_gathered_with_their_scales_or_not_at_all() {
+        let extent = |offset, len| Extent { file: FileId(0), offset, len };
+        let shape = MatrixShape { rows: 500, cols: 256, encoding: Encoding::Fp8 { scales: Float::BF16 } };
+        let parts = vec![extent(1000, 500 * 256), extent(7, 4 * 2 * 2)];
+        let stored = Stored { name: "w".to_owned(), shape, parts, transposed: None };
+        let gathered = stored.gather([(256, 128), (0, 64), (64, 64)].into_iter()).expect("whole blocks");
+        assert_eq!(gathered.shape.rows, 256);
+        assert_eq!(gathered.parts[0], [extent(1000 + 256 * 256, 128 * 256), extent(1000, 128 * 256)]);
+        assert_eq!(gathered.parts[1], [extent(7 + 8, 4), extent(7, 4)]);
+        // The short block may only come last: behind it the rows would meet the wrong scales.
+        let last = stored.gather([(0, 128), (384, 116)].into_iter()).expect("the short block last");
+        assert_eq!(last.parts[1], [extent(7, 4), extent(7 + 12, 4)]);
+        for torn in
+            [vec![(384, 116), (0, 128)], vec![(0, 64)], vec![(64, 128)], vec![(0, 128), (128 + 64, 64)]]
+        {
+            assert_eq!(stored.gather(torn.clone().into_iter()), None, "{torn:?}");
+        }
+    }
+}
