@@ -51,6 +51,45 @@ for fixture in ["qwen3_5_moe_gguf", "qwen3_5_moe_kquant"]:
 tokenizer = (ROOT / "fixtures" / "qwen3_5_moe" / "tokenizer.json").read_bytes()
 write("tokenizer_json", "qwen3_5_moe", compact(json.loads(tokenizer)))
 
+# A packed model by the words of docs/FORMAT.md: one layer of qwen3_moe, two experts, three encodings.
+def packed():
+    parts = {
+        "BF16": lambda r, c: [("weight", "BF16", [r, c], 2)],
+        "affine:4:32:F16": lambda r, c: [("weight", "U32", [r, c // 8], 4), ("scales", "F16", [r, c // 32], 2), ("biases", "F16", [r, c // 32], 2)],
+        "ggml:Q8_0": lambda r, c: [("weight", "U8", [r, c // 32 * 34], 1)],
+    }
+    items = [("embed", "ggml:Q8_0", (50, 32)), ("layers.0.input_norm", None, 32)]
+    items += [(f"layers.0.attention.{n}", "affine:4:32:F16", (32, 32)) for n in "qkvo"]
+    items += [("layers.0.attention.q_norm", None, 16), ("layers.0.attention.k_norm", None, 16)]
+    items += [("layers.0.post_norm", None, 32), ("layers.0.router", "BF16", (2, 32)), ("final_norm", None, 32), ("head", "BF16", (50, 32))]
+    trunk, header, at = [], {}, 0
+    for name, encoding, shape in items:
+        tensors = [("", "F32", [shape], 4)] if encoding is None else parts[encoding](*shape)
+        trunk.append({"name": name, "encoding": encoding or "F32", "checksums": ["0123456789abcdef"] * len(tensors)})
+        for suffix, dtype, dims, size in tensors:
+            end = at + size * dims[0] * (dims[1] if len(dims) > 1 else 1)
+            header[f"{name}.{suffix}" if suffix else name] = {"dtype": dtype, "shape": dims, "data_offsets": [at, end]}
+            at = end
+    # Gate and up: 64 rows of 32 values as Q8_0, down: 32 rows of 64 in BF16.
+    stride = -(-(2 * 64 * 34 + 32 * 64 * 2) // 4096) * 4096
+    experts = compact({"layers.0.experts": {"dtype": "U8", "shape": [2, stride], "data_offsets": [0, 2 * stride]}})
+    model = {
+        "model_type": "qwen3_moe", "hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 50, "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-6, "hidden_act": "silu", "tie_word_embeddings": False, "eos_token_id": [3],
+        "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}, "mlp_only_layers": [], "decoder_sparse_step": 1,
+        "num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 64, "shared_expert_intermediate_size": 0, "norm_topk_prob": True,
+    }
+    recipe = {"written_by": "", "source": "", "source_convention": "", "experts": "", "trunk": ""}
+    manifest = {
+        "format": "flashmill", "version": 1, "recipe": recipe, "model": model, "value_heads": "grouped", "trunk": trunk,
+        "experts": [{"layer": 0, "encodings": ["ggml:Q8_0", "ggml:Q8_0", "BF16"], "checksums": ["00000000000000ff"] * 2}],
+    }
+    return b"\0".join([compact(manifest), compact(header), experts + b" " * ((-8 - len(experts)) % 4096)])
+
+
+write("packed_manifest", "small", packed())
+
 CALLS = [
     '{"name": "f", "arguments": {"n": 1, "s": "</tool_call>"}}',
     "<function=f>\n<parameter=n>\n1\n</parameter>\n<parameter=s>\n</parameter>\n</parameter>\n</function>",

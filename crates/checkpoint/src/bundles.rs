@@ -118,6 +118,27 @@ impl LayerBundles {
         LayerBundles { n_experts, shapes, place, transposed: [None; 3] }
     }
 
+    /// Records of the packed form: all parts of an expert in one run, `stride` bytes from one record to the next.
+    pub(crate) fn of_records(
+        n_experts: usize,
+        shapes: [MatrixShape; 3],
+        name: &str,
+        first: Extent,
+        stride: u64,
+    ) -> LayerBundles {
+        let mut at = 0;
+        let mut runs = Vec::new();
+        for shape in shapes {
+            for part in 0..shape.encoding.n_parts() {
+                let len = shape.part_bytes(part) as u64;
+                runs.push(Stride { first: first.slice(at, len), bytes: stride });
+                at += len;
+            }
+        }
+        let names = ["gate", "up", "down"].map(|part| format!("{name} ({part})"));
+        LayerBundles { n_experts, shapes, place: Place::Stacked { names, runs }, transposed: [None; 3] }
+    }
+
     /// `experts.E.{gate,up,down}_proj`, a matrix each.
     fn single(
         modules: &mut Modules<'_>,

@@ -11,6 +11,7 @@ use crate::gguf::{self, Gguf, GgufError, GgufModel};
 use crate::modules::Modules;
 use crate::names;
 use crate::note::{Note, SkippedGroup};
+use crate::packed::{self, Recipe};
 use crate::quantization::Quantization;
 use crate::spec::ModelSpec;
 use crate::trunk::{self, Convention};
@@ -32,11 +33,13 @@ pub struct Checkpoint {
     notes: Vec<Note>,
     /// The method whose weights cannot be used in place.
     must_be_packed: Option<&'static str>,
+    recipe: Option<Recipe>,
 }
 
 impl Checkpoint {
     /// Reads the headers of a model: of a GGUF file (all files if it is one of a split model), of a directory with one GGUF
-    /// model, or of a Hugging Face or MLX directory and its config. A file of such a directory stands for it.
+    /// model, of a packed directory, or of a Hugging Face or MLX directory and its config. A file of such a directory stands for
+    /// it.
     ///
     /// # Errors
     /// If anything is missing, damaged or not supported, or the weights have to be packed first.
@@ -56,6 +59,10 @@ impl Checkpoint {
     pub fn open_to_pack(path: &Path) -> Result<Checkpoint, CheckpointError> {
         let dir = match files::source(path)? {
             Source::Gguf(path) => return Ok(Checkpoint::of_gguf(&Gguf::open(&path)?)?),
+            Source::Packed(dir) => {
+                let parts = packed::open(&dir)?;
+                return Ok(Checkpoint::of_packed(dir, parts));
+            }
             Source::Directory(dir) => dir,
         };
         let (config_path, bytes) = files::read_config(&dir)?;
@@ -79,6 +86,7 @@ impl Checkpoint {
             convention: Convention::LlamaCpp,
             notes,
             must_be_packed: None,
+            recipe: None,
         })
     }
 
@@ -107,7 +115,25 @@ impl Checkpoint {
             dir,
             files,
             must_be_packed,
+            recipe: None,
         })
+    }
+
+    /// A packed model.
+    pub(crate) fn of_packed(dir: PathBuf, parts: packed::Parts) -> Checkpoint {
+        let packed::Parts { files, spec, trunk, bundles, manifest } = parts;
+        Checkpoint {
+            gguf_metadata: Some(dir.join(GGUF_METADATA)).filter(|path| path.exists()),
+            dir,
+            files,
+            spec,
+            trunk,
+            bundles,
+            convention: Convention::Packed,
+            notes: Vec::new(),
+            must_be_packed: None,
+            recipe: Some(manifest.recipe),
+        }
     }
 
     /// The directory that it lies in.
@@ -169,6 +195,11 @@ impl Checkpoint {
     /// What the user may want to know: fields and tensors that nothing uses.
     pub fn notes(&self) -> &[Note] {
         &self.notes
+    }
+
+    /// How a packed model was made; `None` of any other.
+    pub fn recipe(&self) -> Option<&Recipe> {
+        self.recipe.as_ref()
     }
 
     fn layer_bundles(&self, layer: usize) -> &LayerBundles {

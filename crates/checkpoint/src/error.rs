@@ -453,4 +453,8 @@ pub enum CheckpointError {
         /// The tensor.
         tensor: String,
     },
+
+    /// A packed model.
+    #[error(transparent)]
+    Packed(#[from] crate::packed::PackedError),
 }

@@ -12,6 +12,7 @@ use crate::error::CheckpointError;
 use crate::fields::short;
 use crate::gguf::Gguf;
 use crate::header::{self, Dtype, Header};
+use crate::packed;
 
 /// One file of weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub(crate) enum Source {
     Directory(PathBuf),
     /// A GGUF file, or one of the files of a split model.
     Gguf(PathBuf),
+    /// A directory of the packed form.
+    Packed(PathBuf),
 }
 
 /// A file stands for its model: a GGUF file for itself, a config, an index or a file of weights for its directory. A directory
@@ -60,6 +63,9 @@ pub(crate) enum Source {
 pub(crate) fn source(path: &Path) -> Result<Source, CheckpointError> {
     let metadata = std::fs::metadata(path).map_err(|source| io_error(path, "open", source))?;
     if metadata.is_dir() {
+        if packed::is_packed(path) {
+            return Ok(Source::Packed(path.to_owned()));
+        }
         // An index without its files is a download that has not ended.
         let has_safetensors = path.join(INDEX).exists() || !named_shards(path)?.is_empty();
         let gguf = if has_safetensors { None } else { Gguf::in_directory(path)? };
@@ -67,7 +73,11 @@ pub(crate) fn source(path: &Path) -> Result<Source, CheckpointError> {
     }
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("gguf") => Ok(Source::Gguf(path.to_owned())),
-        Some("json" | "safetensors") => Ok(Source::Directory(parent(path))),
+        Some("json" | "safetensors") => {
+            let dir = parent(path);
+            let is_packed = packed::is_packed(&dir);
+            Ok(if is_packed { Source::Packed(dir) } else { Source::Directory(dir) })
+        }
         // Stores that name files by their checksum give no extension.
         _ if metadata.is_file() && starts_as_gguf(path)? => Ok(Source::Gguf(path.to_owned())),
         _ => Err(CheckpointError::UnknownFile { path: path.to_owned() }),
@@ -259,7 +269,7 @@ fn is_plain_name(name: &str) -> bool {
     name.ends_with(".safetensors") && !name.starts_with('.') && !name.contains(bad) && name.len() <= 255
 }
 
-fn open_file(path: &Path) -> Result<(File, u64), CheckpointError> {
+pub(crate) fn open_file(path: &Path) -> Result<(File, u64), CheckpointError> {
     // Asked before opening: opening a pipe would wait for its other end.
     let metadata = std::fs::metadata(path).map_err(|source| io_error(path, "open", source))?;
     if !metadata.is_file() {

@@ -25,6 +25,7 @@ mod layers;
 mod modules;
 mod names;
 mod note;
+pub mod packed;
 mod quantization;
 mod rope;
 mod spec;

@@ -28,6 +28,8 @@ pub enum Convention {
     Mlx,
     /// As llama.cpp's converter: norms hold what is multiplied, the decay is ready for use, value heads may be tiled.
     LlamaCpp,
+    /// As the packed form: every vector holds what the formulas use.
+    Packed,
 }
 
 /// Takes the weights of `spec` out of the table. `spec.tied_embeddings` comes in as the config's claim and goes out as what
@@ -188,7 +190,9 @@ impl Names<'_> {
         };
         // The one between is 1 wide, so the bytes are the same: channel by channel, tap by tap.
         let conv_shape = match self.convention {
-            Convention::HuggingFace | Convention::LlamaCpp => [sizes.conv_channels(), 1, sizes.conv_kernel],
+            Convention::HuggingFace | Convention::LlamaCpp | Convention::Packed => {
+                [sizes.conv_channels(), 1, sizes.conv_kernel]
+            }
             Convention::Mlx => [sizes.conv_channels(), sizes.conv_kernel, 1],
         };
         let mut vector =
@@ -227,7 +231,9 @@ impl Names<'_> {
     fn norm(&self, modules: &mut Modules<'_>, at: &str, len: usize) -> Result<VectorRef, CheckpointError> {
         let map = match (self.spec.family, self.convention) {
             (Family::Qwen35Moe | Family::Qwen3Next, Convention::HuggingFace) => VectorMap::OnePlus,
-            (Family::Qwen3Moe, _) | (_, Convention::Mlx | Convention::LlamaCpp) => VectorMap::Identity,
+            (Family::Qwen3Moe, _) | (_, Convention::Mlx | Convention::LlamaCpp | Convention::Packed) => {
+                VectorMap::Identity
+            }
         };
         modules.vector(&format!("{at}.weight"), &[len], map, "a norm")
     }

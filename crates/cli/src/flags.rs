@@ -2,6 +2,7 @@
 
 mod hi;
 mod low;
+mod pack;
 mod size;
 
 pub(crate) use hi::{
@@ -9,3 +10,4 @@ pub(crate) use hi::{
     RunOptions, Slots, Subject, TalkOptions, TraceOptions,
 };
 pub(crate) use low::LowArgs;
+pub(crate) use pack::PackCommand;

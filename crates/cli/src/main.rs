@@ -44,6 +44,8 @@ fn run(args: LowArgs) -> Result<ExitCode> {
         Mode::Bench(options) => commands::bench(options),
         Mode::Trace(options) => commands::trace(options),
         Mode::Replay(options) => commands::replay(options),
+        Mode::Pack(command) => commands::pack(&command),
+        Mode::Verify(model) => commands::verify(&model),
     }
 }
 

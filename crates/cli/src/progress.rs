@@ -10,6 +10,7 @@ const PATIENCE: Duration = Duration::from_millis(300);
 
 const BYTES: &str = "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}";
 const STEPS: &str = "{bar:30} {msg}";
+const LONG: &str = "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
 const TOKENS: &str = "{msg} {bar:30} {pos} of {len} tokens, {speed}";
 
 /// A bar on standard error that appears late and leaves nothing behind.
@@ -24,6 +25,11 @@ impl Progress {
     /// Counts bytes.
     pub(crate) fn of_bytes(what: &'static str) -> Progress {
         Progress { start: Instant::now(), what, template: BYTES, bar: None }
+    }
+
+    /// Counts bytes of what may take hours, and says how long it still takes.
+    pub(crate) fn of_many_bytes(what: &'static str) -> Progress {
+        Progress { start: Instant::now(), what, template: LONG, bar: None }
     }
 
     /// Counts tokens.
@@ -58,6 +64,9 @@ impl Progress {
                     .unwrap_or_else(|_| ProgressStyle::default_bar())
                     .with_key("speed", speed),
             );
+            // What was done before this run says nothing about its speed.
+            bar.set_position(done);
+            bar.reset_eta();
             self.bar = Some(bar);
         }
         if let Some(bar) = &self.bar {
@@ -81,7 +90,7 @@ mod tests {
 
     #[test]
     fn the_templates_are_valid() {
-        for template in [BYTES, TOKENS, STEPS] {
+        for template in [BYTES, LONG, TOKENS, STEPS] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

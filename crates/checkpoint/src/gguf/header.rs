@@ -1,4 +1,5 @@
 use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 
 use super::error::{GgufError, Place, Problem};
@@ -25,6 +26,8 @@ pub struct Header {
     pub metadata: Metadata,
     /// In the file's order.
     pub tensors: Vec<Tensor>,
+    /// Where each metadata pair lies in the file.
+    pub pairs: Vec<Range<u64>>,
     /// Tensors start at multiples of this, from the start of the data.
     pub alignment: u64,
     /// The first byte of the data; behind the end of a file without tensors.
@@ -41,12 +44,14 @@ fn read<R: Read>(source: &mut Source<R>, file_len: u64) -> Result<Header, Proble
     let n_tensors = count(source.u64()?, "tensors", MAX_TENSORS)?;
     let n_pairs = count(source.u64()?, "metadata pairs", MAX_PAIRS)?;
 
-    let mut pairs = Vec::new();
+    let (mut pairs, mut places) = (Vec::new(), Vec::new());
     for index in 0..n_pairs {
+        let start = source.offset;
         source.place = Place::Key(index);
         let key = source.string(Some(MAX_KEY_BYTES))?;
         source.place = Place::Value(key.clone());
         pairs.push((key, Value::read(source)?));
+        places.push(start..source.offset);
     }
     let metadata = Metadata::new(pairs)?;
     let alignment = alignment(&metadata)?;
@@ -62,7 +67,7 @@ fn read<R: Read>(source: &mut Source<R>, file_len: u64) -> Result<Header, Proble
         place(tensor, alignment, data_start, file_len)?;
     }
     check_together(&tensors)?;
-    Ok(Header { version, metadata, tensors, alignment, data_start })
+    Ok(Header { version, metadata, pairs: places, tensors, alignment, data_start })
 }
 
 fn read_version<R: Read>(source: &mut Source<R>) -> Result<u32, Problem> {

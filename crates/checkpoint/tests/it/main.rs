@@ -9,5 +9,6 @@ mod gguf_header;
 mod gguf_model;
 mod gguf_support;
 mod mutations;
+mod packed;
 mod support;
 mod transposed;

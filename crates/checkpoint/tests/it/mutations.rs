@@ -60,7 +60,7 @@ fn describe(config: &[u8], header: &[u8], data_len: u64) {
 
 /// The damage: bytes replaced, cut out or repeated.
 #[derive(Clone, Debug)]
-enum Damage {
+pub(crate) enum Damage {
     Replace(prop::sample::Index, u8),
     Flip(prop::sample::Index, u8),
     Cut(prop::sample::Index, usize),
@@ -68,7 +68,7 @@ enum Damage {
     Truncate(prop::sample::Index),
 }
 
-fn damage() -> impl Strategy<Value = Damage> {
+pub(crate) fn damage() -> impl Strategy<Value = Damage> {
     let at = any::<prop::sample::Index>;
     prop_oneof![
         (at(), prop::sample::select(b"0123456789-.e\",:[]{}a \\".to_vec()))
@@ -80,7 +80,7 @@ fn damage() -> impl Strategy<Value = Damage> {
     ]
 }
 
-fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
+pub(crate) fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
     if bytes.is_empty() {
         return;
     }
@@ -101,7 +101,7 @@ fn apply(bytes: &mut Vec<u8>, damage: &Damage) {
 }
 
 /// A value that a config might hold in place of another.
-fn any_value() -> impl Strategy<Value = Value> {
+pub(crate) fn any_value() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

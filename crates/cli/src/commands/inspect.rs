@@ -5,11 +5,12 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use flashmill_engine::{Checkpoint, Family, Inspection, MixerKind, ModelSpec, human_bytes};
+use flashmill_engine::{Checkpoint, Family, Inspection, MixerKind, ModelSpec, Recipe, human_bytes};
 use serde_json::{Value, json};
 
 use crate::flags::InspectOptions;
 use crate::model_path::ModelPath;
+use crate::terminal::neutral;
 
 /// Prints what the config and the headers say; no weight is read.
 pub(crate) fn inspect(options: InspectOptions) -> Result<ExitCode> {
@@ -27,7 +28,8 @@ pub(crate) fn inspect(options: InspectOptions) -> Result<ExitCode> {
 fn as_text(checkpoint: &Checkpoint) -> String {
     let inspection = checkpoint.inspect();
     let mut text = String::new();
-    for (name, value) in facts(checkpoint.spec(), &inspection) {
+    let recipe = checkpoint.recipe().into_iter().flat_map(recipe_facts);
+    for (name, value) in facts(checkpoint.spec(), &inspection).into_iter().chain(recipe) {
         let _ = writeln!(text, "{name:<22}{value}");
     }
     let _ =
@@ -146,6 +148,18 @@ fn facts(spec: &ModelSpec, inspection: &Inspection) -> Vec<(&'static str, String
     facts
 }
 
+/// How a packed model was made. The words are a file's, so nothing that a terminal obeys is printed.
+fn recipe_facts(recipe: &Recipe) -> Vec<(&'static str, String)> {
+    let mut facts = vec![
+        ("packed by", recipe.written_by.clone()),
+        ("packed from", format!("{} ({})", recipe.source, recipe.source_convention)),
+        ("packed experts", recipe.experts.clone()),
+        ("packed trunk", recipe.trunk.clone()),
+    ];
+    facts.extend(recipe.importance.clone().map(|importance| ("importance", importance)));
+    facts.into_iter().map(|(name, value)| (name, neutral(&value).into_owned())).collect()
+}
+
 fn as_json(checkpoint: &Checkpoint) -> Value {
     let inspection = checkpoint.inspect();
     let spec = checkpoint.spec();
@@ -184,6 +198,14 @@ fn as_json(checkpoint: &Checkpoint) -> Value {
         "kv_bytes_per_token": inspection.kv_bytes_per_token,
         "delta_net_state_bytes": inspection.delta_net_state_bytes,
         "roles": roles,
+        "recipe": checkpoint.recipe().map(|recipe| json!({
+            "written_by": recipe.written_by,
+            "source": recipe.source,
+            "source_convention": recipe.source_convention,
+            "experts": recipe.experts,
+            "trunk": recipe.trunk,
+            "importance": recipe.importance,
+        })),
         "notes": checkpoint.notes().iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }

@@ -15,6 +15,7 @@ use super::low::{
     LowArgs, LowBackend, LowBench, LowChat, LowCommand, LowEngine, LowInspect, LowKv, LowLogits, LowPlan,
     LowPull, LowReplay, LowRun, LowSampling, LowTalk, LowTrace,
 };
+use super::pack::PackCommand;
 
 /// What the program shall do.
 pub(crate) enum Mode {
@@ -27,6 +28,8 @@ pub(crate) enum Mode {
     Bench(BenchFlags),
     Trace(TraceOptions),
     Replay(ReplayOptions),
+    Pack(PackCommand),
+    Verify(PathBuf),
 }
 
 /// Answer one prompt.
@@ -168,6 +171,8 @@ impl Mode {
             LowCommand::Bench(bench) => Mode::Bench(BenchFlags::new(bench)?),
             LowCommand::Trace(trace) => Mode::Trace(TraceOptions::new(trace)?),
             LowCommand::Replay(replay) => Mode::Replay(ReplayOptions::new(replay)?),
+            LowCommand::Pack(pack) => Mode::Pack(pack.into()),
+            LowCommand::Verify(verify) => Mode::Verify(verify.model.model),
         })
     }
 }

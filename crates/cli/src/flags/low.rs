@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::pack::{LowPack, LowVerify};
 use super::size::parse_size;
 
 /// Runs mixture-of-experts language models that are larger than memory: the experts stay on the SSD.
@@ -34,6 +35,10 @@ pub(crate) enum LowCommand {
     Trace(LowTrace),
     /// Replay a routing trace: hit rates of cache policies, and what a prefetch would bring
     Replay(LowReplay),
+    /// Rewrite a model with one page-aligned record an expert, as it is or with fewer bits
+    Pack(LowPack),
+    /// Check every byte of a model
+    Verify(LowVerify),
 }
 
 #[derive(Debug, Args)]
@@ -321,7 +326,7 @@ pub(crate) enum LowKv {
     Q8,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(0) => Err("must be at least 1".to_owned()),
         Ok(n) => Ok(n),

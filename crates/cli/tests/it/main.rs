@@ -10,6 +10,7 @@ mod faults;
 mod gguf;
 mod inspect;
 mod logits;
+mod pack;
 mod pull;
 mod run;
 mod support;

@@ -1,0 +1,287 @@
+//! One task is one record or one weight of the trunk: read, converted, written, summed up in checksums.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use flashmill_checkpoint::packed::Checksum;
+use flashmill_layout::{Encoding, MatrixShape};
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::convert::convert;
+use crate::error::PackError;
+use crate::importance::{Importance, gguf_name};
+use crate::output::{LayerPlace, Output, TrunkKind, TrunkPlace};
+use crate::source::{Item, Source, SourceMatrix};
+use crate::target::{AlignedBuffer, Target};
+
+/// Bytes of the trunk that a thread holds at a time, as stored in the source.
+const BLOCK_BYTES: usize = 8 << 20;
+
+/// Blocks of rows start at multiples of this, the tallest tile whose rows share a scale.
+const BLOCK_ROWS: usize = 128;
+
+/// The matrices of an expert, in the order of a record.
+pub(crate) const PROJECTIONS: [&str; 3] = ["gate", "up", "down"];
+
+/// A piece of work, by its place in the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// A weight of the trunk.
+    Trunk(usize),
+    /// An expert of an entry of [`Output::layers`].
+    Record { place: usize, expert: usize },
+}
+
+/// All tasks, in the order of the manifest.
+pub(crate) fn tasks(output: &Output) -> Vec<Task> {
+    let mut tasks: Vec<Task> = (0..output.trunk.len()).map(Task::Trunk).collect();
+    for (place, layer) in output.layers.iter().enumerate() {
+        tasks.extend((0..layer.n_experts).map(|expert| Task::Record { place, expert }));
+    }
+    tasks
+}
+
+impl Task {
+    /// Bytes that it writes.
+    pub(crate) fn bytes(self, output: &Output) -> u64 {
+        match self {
+            Task::Trunk(i) => output.trunk[i].part_bytes().iter().sum(),
+            Task::Record { place, .. } => output.layers[place].stride,
+        }
+    }
+
+    /// The file that it writes to.
+    pub(crate) fn file(self, output: &Output) -> usize {
+        match self {
+            Task::Trunk(_) => 0,
+            Task::Record { place, .. } => output.layers[place].file,
+        }
+    }
+
+    /// How many checksums it has.
+    pub(crate) fn n_checksums(self, output: &Output) -> usize {
+        match self {
+            Task::Trunk(i) => output.trunk[i].offsets.len(),
+            Task::Record { .. } => 1,
+        }
+    }
+
+    /// The bytes that its checksums are of: offset and length in the file.
+    pub(crate) fn extents(self, output: &Output) -> Vec<(u64, u64)> {
+        match self {
+            Task::Trunk(i) => {
+                let place = &output.trunk[i];
+                place.offsets.iter().copied().zip(place.part_bytes()).collect()
+            }
+            Task::Record { place, expert } => {
+                let place = &output.layers[place];
+                vec![(place.offset(expert), place.record_bytes)]
+            }
+        }
+    }
+}
+
+/// Time that all threads together spent, in nanoseconds.
+#[derive(Debug, Default)]
+pub(crate) struct Clock {
+    pub(crate) read: AtomicU64,
+    pub(crate) compute: AtomicU64,
+    pub(crate) write: AtomicU64,
+}
+
+/// Adds the time that `work` takes to a counter.
+fn timed<T>(counter: &AtomicU64, work: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = work();
+    counter.fetch_add(nanos(start.elapsed()), Ordering::Relaxed);
+    result
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What the threads share.
+pub(crate) struct Shop<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) items: &'a [(String, Item)],
+    pub(crate) output: &'a Output,
+    pub(crate) importance: Option<&'a Importance>,
+    pub(crate) targets: &'a [Target],
+    pub(crate) clock: &'a Clock,
+}
+
+/// What a thread keeps from one task to the next.
+#[derive(Default)]
+pub(crate) struct Bench {
+    raw: Vec<u8>,
+    out: Vec<u8>,
+    record: AlignedBuffer,
+    row: Vec<f32>,
+}
+
+impl Shop<'_> {
+    /// Does a task and gives its checksums. Tells `progress` the bytes written, as they are.
+    pub(crate) fn run(
+        &self,
+        task: Task,
+        bench: &mut Bench,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Vec<Checksum>, PackError> {
+        match task {
+            Task::Trunk(i) => self.trunk(&self.output.trunk[i], &self.items[i].1, bench, progress),
+            Task::Record { place, expert } => {
+                let place = &self.output.layers[place];
+                let checksum = self.record(place, expert, bench)?;
+                progress(place.stride);
+                Ok(vec![checksum])
+            }
+        }
+    }
+
+    fn record(&self, place: &LayerPlace, expert: usize, bench: &mut Bench) -> Result<Checksum, PackError> {
+        let mut buffer = std::mem::take(&mut bench.record);
+        let out = buffer.zeroed(place.stride as usize);
+        let mut rest = &mut out[..];
+        for (i, matrix) in self.source.expert(place.layer, expert).into_iter().enumerate() {
+            let matrix = timed(&self.clock.read, || self.source.matrix(matrix))?;
+            let to = place.shapes[i];
+            let (whole, after) = rest.split_at_mut(to.bytes());
+            rest = after;
+            let name = format!("layers.{}.experts.{}", place.layer, PROJECTIONS[i]);
+            let weights = self.weights(&name, expert, place.n_experts, matrix.shape(), to)?;
+            self.block(matrix.as_ref(), 0, to, weights.as_deref(), whole, bench)?;
+        }
+        let record = &out[..place.record_bytes as usize];
+        let checksum = timed(&self.clock.compute, || Checksum(xxh3_64(record)));
+        let target = &self.targets[place.file];
+        timed(&self.clock.write, || target.write_pages(out, place.offset(expert)))?;
+        bench.record = buffer;
+        Ok(checksum)
+    }
+
+    fn trunk(
+        &self,
+        place: &TrunkPlace,
+        item: &Item,
+        bench: &mut Bench,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Vec<Checksum>, PackError> {
+        match (item, place.kind) {
+            (Item::Vector(vector), _) => {
+                let bytes = timed(&self.clock.read, || vector.read())?;
+                timed(&self.clock.write, || self.targets[0].write(&bytes, place.offsets[0]))?;
+                progress(bytes.len() as u64);
+                Ok(vec![Checksum(xxh3_64(&bytes))])
+            }
+            (Item::Matrix(matrix), TrunkKind::Matrix(to)) => {
+                let matrix = timed(&self.clock.read, || self.source.matrix(matrix.clone()))?;
+                self.trunk_matrix(place, matrix.as_ref(), to, bench, progress)
+            }
+            (Item::Matrix(_), TrunkKind::Vector(_)) => unreachable!("places are made from the items"),
+        }
+    }
+
+    fn trunk_matrix(
+        &self,
+        place: &TrunkPlace,
+        matrix: &dyn SourceMatrix,
+        to: MatrixShape,
+        bench: &mut Bench,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Vec<Checksum>, PackError> {
+        let weights = self.weights(&place.name, 0, 1, matrix.shape(), to)?;
+        let mut hashes: Vec<Xxh3> = place.offsets.iter().map(|_| Xxh3::new()).collect();
+        let row_bytes = matrix.shape().encoding.row_bytes(to.cols).max(1);
+        let block_rows = (BLOCK_BYTES / row_bytes).max(1).next_multiple_of(BLOCK_ROWS);
+        let mut first = 0;
+        while first < to.rows {
+            let block = MatrixShape { rows: block_rows.min(to.rows - first), ..to };
+            let mut out = std::mem::take(&mut bench.out);
+            out.clear();
+            out.resize(block.bytes(), 0);
+            self.block(matrix, first, block, weights.as_deref(), &mut out, bench)?;
+            let mut at = 0;
+            for (part, hash) in hashes.iter_mut().enumerate() {
+                let bytes = &out[at..at + block.part_bytes(part)];
+                at += bytes.len();
+                timed(&self.clock.compute, || hash.update(bytes));
+                let before = MatrixShape { rows: first, ..to }.part_bytes(part) as u64;
+                timed(&self.clock.write, || self.targets[0].write(bytes, place.offsets[part] + before))?;
+            }
+            progress(out.len() as u64);
+            bench.out = out;
+            first += block.rows;
+        }
+        Ok(hashes.iter().map(|hash| Checksum(hash.digest())).collect())
+    }
+
+    /// The importance of each input of matrix `index` of the `n` of a name, if it is quantised here.
+    fn weights(
+        &self,
+        name: &str,
+        index: usize,
+        n: usize,
+        from: MatrixShape,
+        to: MatrixShape,
+    ) -> Result<Option<Vec<f32>>, PackError> {
+        match (self.importance, gguf_name(name)) {
+            (Some(importance), Some(name)) if from.encoding != to.encoding => {
+                timed(&self.clock.read, || importance.weights(&name, index, n, to.cols))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Rows `first..first + to.rows` of a matrix in the encoding of `to`, part after part.
+    fn block(
+        &self,
+        matrix: &dyn SourceMatrix,
+        first: usize,
+        to: MatrixShape,
+        importance: Option<&[f32]>,
+        out: &mut [u8],
+        bench: &mut Bench,
+    ) -> Result<(), PackError> {
+        let from = MatrixShape { rows: to.rows, ..matrix.shape() };
+        if from.encoding == to.encoding {
+            return timed(&self.clock.read, || read_parts(matrix, first, from, out));
+        }
+        bench.raw.resize(from.bytes(), 0);
+        timed(&self.clock.read, || read_parts(matrix, first, from, &mut bench.raw))?;
+        timed(&self.clock.compute, || {
+            let source = split(&bench.raw, from);
+            let mut parts = split_mut(out, to);
+            convert(from, &source, to.encoding, importance, &mut bench.row, &mut parts)
+                .map_err(|row| PackError::NotFinite { tensor: matrix.name().to_owned(), row: first + row })
+        })
+    }
+}
+
+/// The parts of rows `first..` of a matrix, one after the other.
+fn read_parts(
+    matrix: &dyn SourceMatrix,
+    first: usize,
+    shape: MatrixShape,
+    out: &mut [u8],
+) -> Result<(), PackError> {
+    for (part, bytes) in split_mut(out, shape).into_iter().enumerate() {
+        let offset = MatrixShape { rows: first, ..shape }.part_bytes(part) as u64;
+        matrix.read_part(part, offset, bytes)?;
+    }
+    Ok(())
+}
+
+fn parts(encoding: Encoding) -> std::ops::Range<usize> {
+    0..encoding.n_parts()
+}
+
+fn split(mut bytes: &[u8], shape: MatrixShape) -> Vec<&[u8]> {
+    let mut next = |part| bytes.split_off(..shape.part_bytes(part)).expect("the bytes of all parts");
+    parts(shape.encoding).map(&mut next).collect()
+}
+
+fn split_mut(mut bytes: &mut [u8], shape: MatrixShape) -> Vec<&mut [u8]> {
+    let mut next = |part| bytes.split_off_mut(..shape.part_bytes(part)).expect("the bytes of all parts");
+    parts(shape.encoding).map(&mut next).collect()
+}

@@ -1,0 +1,8 @@
+//! Packs the fixtures and looks at what came out.
+
+mod files;
+mod importance;
+mod logits;
+mod mlx;
+mod places;
+mod support;
