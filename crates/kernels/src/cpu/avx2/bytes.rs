@@ -95,6 +95,25 @@ impl Bytes for Avx2 {
         }
     }
 
+    const HIGH_IN_PLACE: bool = true;
+
+    #[inline(always)]
+    fn alternate(self, planes: Halves) -> [Halves; 2] {
+        let (low, high) = (0x0f0f_0f0f_0f0f_0f0f_i64, 0xf0f0_f0f0_f0f0_f0f0_u64.cast_signed());
+        // SAFETY: as in `words`.
+        let mask = unsafe { _mm256_setr_epi64x(low, low, high, high) };
+        let (even, odd) = (self.even_twice(planes), self.odd_twice(planes));
+        let mask = Halves(mask, mask);
+        [both!(_mm256_and_si256, even, mask), both!(_mm256_and_si256, odd, mask)]
+    }
+
+    #[inline(always)]
+    fn of_alternate(self, sums: Halves) -> Halves {
+        // SAFETY: as in `words`.
+        let by = unsafe { _mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4) };
+        both!(_mm256_srav_epi32, sums, Halves(by, by))
+    }
+
     #[inline(always)]
     fn down(self, b: Halves, by: [u32; 4]) -> Halves {
         let by = self.by_quarter(by);

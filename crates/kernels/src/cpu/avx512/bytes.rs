@@ -69,6 +69,24 @@ impl Bytes for Avx512 {
         unsafe { _mm512_shuffle_i64x2::<0b11_11_01_01>(b, b) }
     }
 
+    const HIGH_IN_PLACE: bool = true;
+
+    #[inline(always)]
+    fn alternate(self, planes: __m512i) -> [__m512i; 2] {
+        // SAFETY: as in `words`.
+        unsafe {
+            let (low, high) = (0x0f0f_0f0f_0f0f_0f0f_i64, 0xf0f0_f0f0_f0f0_f0f0_u64.cast_signed());
+            let mask = _mm512_setr_epi64(low, low, high, high, low, low, high, high);
+            [_mm512_and_si512(self.even_twice(planes), mask), _mm512_and_si512(self.odd_twice(planes), mask)]
+        }
+    }
+
+    #[inline(always)]
+    fn of_alternate(self, sums: __m512i) -> __m512i {
+        // SAFETY: as in `words`.
+        unsafe { _mm512_mask_srai_epi32::<4>(sums, 0xaaaa, sums) }
+    }
+
     #[inline(always)]
     fn down(self, b: __m512i, by: [u32; 4]) -> __m512i {
         // SAFETY: as in `words`.
@@ -173,6 +191,18 @@ impl Bytes for Avx512 {
     fn f16(self, bits: u16) -> f32 {
         // SAFETY: as in `words`.
         unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+    }
+
+    #[inline(always)]
+    fn pairs(self, low: u32, high: u32) -> [__m512; 2] {
+        // SAFETY: as in `words`.
+        unsafe {
+            let halves = _mm_cvtsi64_si128((u64::from(low) | u64::from(high) << 32).cast_signed());
+            let four = _mm512_castps128_ps512(_mm_cvtph_ps(halves));
+            let first = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2);
+            let second = _mm512_setr_epi32(1, 1, 1, 1, 1, 1, 1, 1, 3, 3, 3, 3, 3, 3, 3, 3);
+            [_mm512_permutexvar_ps(first, four), _mm512_permutexvar_ps(second, four)]
+        }
     }
 
     #[inline(always)]

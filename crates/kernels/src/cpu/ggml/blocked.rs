@@ -36,6 +36,10 @@ impl<const ROWS: usize> StepRows<ROWS> {
             };
             for j in 0..T::UNIT / 8 {
                 let [mut first, mut second] = T::codes(s, step, j);
+                if T::ALTERNATE && S::HIGH_IN_PLACE {
+                    let by = [0, 4, 0, 4];
+                    (first, second) = (s.and(s.down(first, by), 15), s.and(s.down(second, by), 15));
+                }
                 if let Some(bias) = bias::<S, T>() {
                     (first, second) = (s.less(first, 1 << bias), s.less(second, 1 << bias));
                 }

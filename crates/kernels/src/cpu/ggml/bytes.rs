@@ -31,6 +31,22 @@ pub(crate) trait Bytes: Simd {
     /// Quarters 1, 1, 3, 3.
     fn odd_twice(self, b: Self::B) -> Self::B;
 
+    /// Whether [`Bytes::alternate`] leaves the high halves where they are, that is, sixteen times too large.
+    const HIGH_IN_PLACE: bool = false;
+    /// Of two planes of 32 bytes: in the first register their first quarters, low halves and then high halves; in the second
+    /// their second quarters.
+    #[inline(always)]
+    fn alternate(self, planes: Self::B) -> [Self::B; 2] {
+        let by = [0, 4, 0, 4];
+        let (even, odd) = (self.even_twice(planes), self.odd_twice(planes));
+        [self.and(self.down(even, by), 15), self.and(self.down(odd, by), 15)]
+    }
+    /// Odd lanes divided by 16, if [`Bytes::HIGH_IN_PLACE`]: the sums of codes that [`Bytes::alternate`] gave.
+    #[inline(always)]
+    fn of_alternate(self, sums: Self::I) -> Self::I {
+        sums
+    }
+
     /// The bytes of quarter q shifted down by `by[q]` bits; bits of neighbours may come in from above.
     fn down(self, b: Self::B, by: [u32; 4]) -> Self::B;
     /// The bytes of quarter q shifted up by `by[q]` bits; bits of neighbours may come in from below.
@@ -62,6 +78,14 @@ pub(crate) trait Bytes: Simd {
     fn bytes_to_f32(self, bytes: [u64; 2]) -> Self::F;
     /// The value of a binary16.
     fn f16(self, bits: u16) -> f32;
+    /// Eight lanes of the binary16 in the lower half of each word, and eight lanes of those in the upper halves.
+    #[inline(always)]
+    fn pairs(self, low: u32, high: u32) -> [Self::F; 2] {
+        [
+            self.pair(self.f16(low as u16), self.f16(high as u16)),
+            self.pair(self.f16((low >> 16) as u16), self.f16((high >> 16) as u16)),
+        ]
+    }
     /// Eight lanes of each.
     fn pair(self, low: f32, high: f32) -> Self::F;
 }

@@ -26,6 +26,8 @@ pub(crate) unsafe trait Fast {
     const BIAS: Option<u32> = None;
     /// Whether the codes come from [`Bytes::signed`] and have its bias; else they are unsigned and at most 127.
     const SIGNED: bool = false;
+    /// Whether the codes come from [`Bytes::alternate`].
+    const ALTERNATE: bool = false;
     /// The blocks of sixteen units.
     type Step: Copy;
 

@@ -135,6 +135,7 @@ fn unit_sums<S: Bytes, T: Fast>(s: S, w: &T::Step, x: &Step<'_>) -> S::I {
         ]
     };
     let sums = s.add_up(lanes);
+    let sums = if T::ALTERNATE { s.of_alternate(sums) } else { sums };
     match bias::<S, T>() {
         Some(bias) => s.without_bias(sums, s.load(x.sums), bias),
         None => sums,

@@ -12,11 +12,12 @@ pub(crate) enum Q4_K {}
 unsafe impl Fast for Q4_K {
     const TYPE: GgmlType = GgmlType::Q4_K;
     const UNIT: usize = 32;
+    const ALTERNATE: bool = true;
     type Step = [[u8; 144]; 2];
 
     #[inline(always)]
     fn codes<S: Bytes>(s: S, step: &Self::Step, i: usize) -> [S::B; 2] {
-        low_bits(s, s.bytes(register(&step[i / 2], 16 + 64 * (i % 2))))
+        s.alternate(s.bytes(register(&step[i / 2], 16 + 64 * (i % 2))))
     }
 
     #[inline(always)]
@@ -65,8 +66,8 @@ fn low_bits<S: Bytes>(s: S, planes: S::B) -> [S::B; 2] {
 #[inline(always)]
 fn scales_and_mins<S: Bytes>(s: S, a: &[u8], b: &[u8]) -> (S::F, Option<S::F>) {
     let ([a_scales, a_mins], [b_scales, b_mins]) = (six_bits(a), six_bits(b));
-    let d = s.pair(f16_at(s, a, 0), f16_at(s, b, 0));
-    let minus_dmin = s.pair(-f16_at(s, a, 2), -f16_at(s, b, 2));
+    // `d` and `dmin`, with the sign of the second turned.
+    let [d, minus_dmin] = s.pairs(u32_at(a, 0) ^ 0x8000_0000, u32_at(b, 0) ^ 0x8000_0000);
     let scales = s.mul(d, s.bytes_to_f32([a_scales, b_scales]));
     let offsets = s.mul(minus_dmin, s.bytes_to_f32([a_mins, b_mins]));
     (scales, Some(offsets))

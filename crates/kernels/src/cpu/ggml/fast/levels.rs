@@ -5,7 +5,7 @@ use flashmill_layout::ggml::{FP4_DOUBLED, IQ4_VALUES};
 
 use super::super::bytes::Bytes;
 use super::basic::{first_halves, halves, low_and_high};
-use super::{Fast, f16_at, nibbles, quarters_of_bytes, register, u16_at, u32_at};
+use super::{Fast, nibbles, quarters_of_bytes, register, u16_at, u32_at};
 
 #[expect(non_camel_case_types, reason = "GGML's name")]
 pub(crate) enum IQ4_NL {}
@@ -51,7 +51,7 @@ unsafe impl Fast for IQ4_XS {
     fn scales<S: Bytes>(s: S, step: &Self::Step) -> (S::F, Option<S::F>) {
         let [a, b] = step;
         let scales = s.bytes_to_f32([iq4_xs_scales(a), iq4_xs_scales(b)]);
-        let d = s.pair(f16_at(s, a, 0), f16_at(s, b, 0));
+        let [d, _] = s.pairs(u32_at(a, 0), u32_at(b, 0));
         (s.mul(d, s.sub(scales, s.splat(32.0))), None)
     }
 }
