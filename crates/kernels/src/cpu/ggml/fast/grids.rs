@@ -221,14 +221,21 @@ fn sixteen_scales<S: Bytes>(s: S, d: f32, fields: u64) -> (S::F, Option<S::F>) {
 /// A point of eight values as a word.
 #[inline(always)]
 fn eight(point: &[i8; 8]) -> u64 {
-    u64::from_le_bytes(point.map(|value| value as u8))
+    let mut bytes = [0; 8];
+    for i in 0..8 {
+        bytes[i] = point[i].cast_unsigned();
+    }
+    u64::from_le_bytes(bytes)
 }
 
 /// Two points of four values as a word.
 #[inline(always)]
 fn fours(points: [[i8; 4]; 2]) -> u64 {
-    let [low, high] = points.map(|point| u32::from_le_bytes(point.map(|value| value as u8)));
-    u64::from(low) | u64::from(high) << 32
+    let mut bytes = [0; 8];
+    for i in 0..8 {
+        bytes[i] = points[i / 4][i % 4].cast_unsigned();
+    }
+    u64::from_le_bytes(bytes)
 }
 
 /// The signs of sixteen values from twice seven bits.
