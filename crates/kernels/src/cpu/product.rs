@@ -493,7 +493,7 @@ impl Kernel for WantedRuns {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> (Dealt, bool) {
         let blocked = self.n_rows >= S::GGML_BLOCKED_FROM;
-        (if blocked { Dealt::Words(1) } else { s.ggml_dealt(self.unit) }, blocked)
+        (if blocked { S::GGML_BLOCKED_DEALT } else { s.ggml_dealt(self.unit) }, blocked)
     }
 }
 

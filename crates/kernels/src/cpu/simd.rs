@@ -98,6 +98,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 
     /// Rows of activations from which on [`Simd::ggml_blocked`] is used.
     const GGML_BLOCKED_FROM: usize = usize::MAX;
+    /// How their activations are dealt, before they come into panels.
+    const GGML_BLOCKED_DEALT: Dealt = Dealt::Words(1);
 
     /// How the activations for fast products with units of `unit` values are dealt.
     #[inline(always)]
@@ -112,7 +114,7 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
         self.ggml_rows(w, x, y);
     }
 
-    /// The same for several rows of activations at once, in plain order.
+    /// The same for several rows of activations at once, dealt as [`Simd::GGML_BLOCKED_DEALT`] says.
     ///
     /// # Safety
     /// `y`'s columns are this thread's own.

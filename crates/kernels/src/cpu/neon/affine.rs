@@ -176,10 +176,12 @@ impl Scales {
     /// There are `n` bytes.
     #[inline(always)]
     pub(super) unsafe fn load_some(self, from: *const u8, n: usize) -> float32x4_t {
-        let mut copy = [0u8; 4 * QUAD];
-        let n = n.min(self.bytes_of(QUAD));
         // SAFETY: by the caller; the copy has four values.
         unsafe {
+            if n >= self.bytes_of(QUAD) {
+                return self.load(from);
+            }
+            let mut copy = [0u8; 4 * QUAD];
             copy[..n].copy_from_slice(std::slice::from_raw_parts(from, n));
             self.load(copy.as_ptr())
         }

@@ -3,10 +3,12 @@
 //! As at AVX2, the units of one accumulator follow each other, so that it stays in few registers.
 
 use std::arch::aarch64::*;
+use std::ops::Range;
 
 use super::super::affine::{AffineRows, Blocked, Output, PANEL};
+use super::super::ggml::{Fast, GgmlRows, StepRows};
 use super::affine::{Scales, chunk_bytes, chunk_load, planes, unpacked};
-use super::{dot, dot_lane};
+use super::{Neon, dot, dot_lane};
 
 /// Rows of activations from which on this takes fewer instructions than one row after the other.
 pub(super) const FROM: usize = 4;
@@ -38,18 +40,27 @@ pub(super) unsafe fn product(w: &AffineRows<'_>, x: &Blocked<'_>, scratch: &mut 
 const ROWS: usize = 8;
 
 /// Eight rows of weights, unpacked.
-#[derive(Clone, Copy)]
 struct Unpacked<'a> {
     /// `[unit][register of the unit][ROWS]` of sixteen signed bytes, the codes of a unit in the order of the activations.
-    codes: &'a [i32],
+    codes: &'a mut [i32],
     /// `[unit][ROWS]`, as bits of f32.
-    scales: &'a [i32],
+    scales: &'a mut [i32],
     /// `[unit][ROWS]`, as bits of f32.
-    biases: &'a [i32],
+    biases: &'a mut [i32],
+}
+
+impl<'a> Unpacked<'a> {
+    /// Room for rows of weights that meet `x`.
+    fn new(scratch: &'a mut [i32], x: &Blocked<'_>) -> Self {
+        let n_units = x.padded_cols / x.unit;
+        let (codes, rest) = scratch.split_at_mut(x.padded_cols / 4 * ROWS);
+        let (scales, rest) = rest.split_at_mut(n_units * ROWS);
+        Unpacked { codes, scales, biases: &mut rest[..n_units * ROWS] }
+    }
 }
 
 /// # Safety
-/// The CPU has what [`super::Neon`] proves, so for every function below; `y`'s columns are this thread's own.
+/// The CPU has what [`Neon`] proves, so for every function below; `y`'s columns are this thread's own.
 #[inline(always)]
 unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
     w: &AffineRows<'_>,
@@ -57,46 +68,136 @@ unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
     scratch: &mut [i32],
     y: Output,
 ) {
-    assert!(x.padded_cols >= w.cols && x.padded_cols.is_multiple_of(1024), "activations for W");
-    let n_units = x.padded_cols / UNIT;
-    let (codes, rest) = scratch.split_at_mut(n_units * UNIT / 4 * ROWS);
-    let (scales, rest) = rest.split_at_mut(n_units * ROWS);
-    let biases = &mut rest[..n_units * ROWS];
+    assert!(x.padded_cols >= w.cols && x.unit == UNIT, "activations for W");
+    let to = Unpacked::new(scratch, x);
     for first in (0..w.n_rows()).step_by(ROWS) {
-        let n_rows = (w.n_rows() - first).min(ROWS);
-        let rows = w.rows(first..first + n_rows);
-        // SAFETY: the rows exist, and the scratch memory was measured above.
+        let rows = first..(first + ROWS).min(w.n_rows());
+        let w = w.rows(rows.clone());
+        // SAFETY: there is room for the activations' units, which are padded to whole chunks; the columns of `y` as the caller says.
         unsafe {
-            unpack::<BITS, UNIT>(&rows, codes);
-            unpack_scales(&rows, rows.scales, scales);
-            unpack_scales(&rows, rows.biases, biases);
+            unpack::<BITS, UNIT>(&w, to.codes);
+            unpack_scales(&w, w.scales, to.scales);
+            unpack_scales(&w, w.biases, to.biases);
+            panels::<AffineForm<BITS, UNIT>>(&to, w.n_units(), x, rows, y);
         }
-        for panel in 0..x.n_rows().div_ceil(PANEL) {
-            let first_x = panel * PANEL;
-            let tile = Tile {
-                w: Unpacked { codes, scales, biases },
-                x: x.panel(panel, UNIT),
-                n_units: w.n_units(),
-                first_x,
-                n_x: (x.n_rows() - first_x).min(PANEL),
-                first_row: first,
-                n_rows,
-                y,
-            };
-            // SAFETY: the weights are unpacked; a panel has `PANEL` rows, of which the first are real.
-            unsafe {
-                match tile.n_x {
-                    ..=4 => tile.compute::<BITS, UNIT, 1>(),
-                    _ => tile.compute::<BITS, UNIT, 2>(),
-                }
+    }
+}
+
+/// The same for a type of blocks, the activations in plain order.
+///
+/// # Safety
+/// `y`'s columns are this thread's own.
+#[inline(always)]
+pub(super) unsafe fn ggml<T: Fast>(
+    s: Neon,
+    w: &GgmlRows<'_>,
+    x: &Blocked<'_>,
+    scratch: &mut [i32],
+    y: Output,
+) {
+    assert!(x.padded_cols >= w.cols && x.unit == T::UNIT, "activations for W");
+    let n_units = w.cols / T::UNIT;
+    let mut to = Unpacked::new(scratch, x);
+    let mut step = StepRows::<ROWS>::new();
+    for first in (0..w.n_rows()).step_by(ROWS) {
+        let rows = first..(first + ROWS).min(w.n_rows());
+        for i in 0..n_units.div_ceil(16) {
+            step.unpack::<Neon, T>(s, &w.rows(rows.clone()), i);
+            spread(&step, T::UNIT, 16 * i, &mut to);
+        }
+        // SAFETY: the weights are unpacked; the columns of `y` as the caller says.
+        unsafe {
+            match (T::UNIT, T::TYPE.has_offsets()) {
+                (16, false) => panels::<BlockForm<16, false>>(&to, n_units, x, rows, y),
+                (16, true) => panels::<BlockForm<16, true>>(&to, n_units, x, rows, y),
+                (32, false) => panels::<BlockForm<32, false>>(&to, n_units, x, rows, y),
+                (32, true) => panels::<BlockForm<32, true>>(&to, n_units, x, rows, y),
+                (unit, _) => unreachable!("units of {unit}"),
             }
         }
     }
 }
 
-/// Dwords of a plane of activations that one unit has.
-const fn run_of(bits: usize, unit: usize) -> usize {
-    unit / 4 / planes(bits)
+/// Sixteen units of `unit` values to their places from unit `first` on.
+fn spread(from: &StepRows<ROWS>, unit: usize, first: usize, to: &mut Unpacked<'_>) {
+    let n_runs = unit / 16;
+    let codes = to.codes[first * unit / 4 * ROWS..].as_chunks_mut::<4>().0;
+    let scales = &mut to.scales[first * ROWS..][..16 * ROWS];
+    let biases = &mut to.biases[first * ROWS..][..16 * ROWS];
+    for row in 0..ROWS {
+        for u in 0..16 {
+            for run in 0..n_runs {
+                let to = &mut codes[(u * n_runs + run) * ROWS + row];
+                for (dword, bytes) in to.iter_mut().zip(from.run(row, unit, u, run).as_chunks::<4>().0) {
+                    *dword = i32::from_le_bytes(*bytes);
+                }
+            }
+            scales[u * ROWS + row] = from.scales[row][u].to_bits().cast_signed();
+            biases[u * ROWS + row] = from.offsets[row][u].to_bits().cast_signed();
+        }
+    }
+}
+
+/// How unpacked codes and their activations lie, and what their product consists of.
+trait Form {
+    /// Values of a unit.
+    const UNIT: usize;
+    /// Planes of the activations.
+    const PLANES: usize;
+    /// Dwords of a plane of activations that one unit has.
+    const RUN: usize = Self::UNIT / 4 / Self::PLANES;
+    /// Whether the codes are less 128.
+    const LESS_128: bool;
+    /// Whether units have offsets.
+    const OFFSETS: bool;
+}
+
+/// Codes of `BITS` bits in affine units.
+struct AffineForm<const BITS: usize, const UNIT: usize>;
+
+impl<const BITS: usize, const UNIT: usize> Form for AffineForm<BITS, UNIT> {
+    const UNIT: usize = UNIT;
+    const PLANES: usize = planes(BITS);
+    const LESS_128: bool = BITS == 8;
+    const OFFSETS: bool = true;
+}
+
+/// Units of blocks, in plain order.
+struct BlockForm<const UNIT: usize, const OFFSETS: bool>;
+
+impl<const UNIT: usize, const OFFSETS: bool> Form for BlockForm<UNIT, OFFSETS> {
+    const UNIT: usize = UNIT;
+    const PLANES: usize = 1;
+    const LESS_128: bool = false;
+    const OFFSETS: bool = OFFSETS;
+}
+
+/// Rows `rows` of `W`, which are unpacked, with all rows of activations.
+///
+/// # Safety
+/// The weights are unpacked, and the columns of `y` are this thread's own.
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn panels<F: Form>(w: &Unpacked<'_>, n_units: usize, x: &Blocked<'_>, rows: Range<usize>, y: Output) {
+    for panel in 0..x.n_rows().div_ceil(PANEL) {
+        let first_x = panel * PANEL;
+        let tile = Tile {
+            w,
+            x: x.panel(panel, F::UNIT),
+            n_units,
+            first_x,
+            n_x: (x.n_rows() - first_x).min(PANEL),
+            first_row: rows.start,
+            n_rows: rows.len(),
+            y,
+        };
+        // SAFETY: the weights are unpacked; a panel has `PANEL` rows, of which the first are real.
+        unsafe {
+            match tile.n_x {
+                ..=4 => tile.compute::<F, 1>(),
+                _ => tile.compute::<F, 2>(),
+            }
+        }
+    }
 }
 
 /// Scales (or biases) of up to eight rows, unit by unit; those of rows that do not exist repeat the last one.
@@ -132,7 +233,7 @@ unsafe fn unpack_scales(w: &AffineRows<'_>, part: &[u8], to: &mut [i32]) {
 /// `to` has room for `w`'s units, rounded up to whole chunks.
 #[inline(always)]
 unsafe fn unpack<const BITS: usize, const UNIT: usize>(w: &AffineRows<'_>, to: &mut [i32]) {
-    let run = run_of(BITS, UNIT);
+    let run = AffineForm::<BITS, UNIT>::RUN;
     // Neighbouring dwords of a plane that stay neighbours.
     let piece = if run < 4 { run } else { 4 };
     let to: *mut u8 = to.as_mut_ptr().cast();
@@ -169,7 +270,7 @@ unsafe fn unpack<const BITS: usize, const UNIT: usize>(w: &AffineRows<'_>, to: &
 
 /// Eight rows of weights and a panel of activations.
 struct Tile<'a> {
-    w: Unpacked<'a>,
+    w: &'a Unpacked<'a>,
     /// Pairs, scales and sums of [`Blocked::panel`].
     x: (&'a [i32], &'a [f32], &'a [f32]),
     n_units: usize,
@@ -189,7 +290,7 @@ impl Tile<'_> {
     /// # Safety
     /// The weights are unpacked, and the columns of `y` are this thread's own.
     #[inline(always)]
-    unsafe fn compute<const BITS: usize, const UNIT: usize, const H: usize>(&self) {
+    unsafe fn compute<F: Form, const H: usize>(&self) {
         // SAFETY: units are below `n_units`, of which the slices have all.
         unsafe {
             let zeros = [[vdupq_n_f32(0.0); H]; ROWS];
@@ -199,7 +300,7 @@ impl Tile<'_> {
                 let mut acc = zeros;
                 let mut unit = lane;
                 while unit < self.n_units {
-                    self.unit::<BITS, UNIT, H>(unit, &mut acc);
+                    self.unit::<F, H>(unit, &mut acc);
                     unit += 16;
                 }
                 let mut level = 0;
@@ -230,14 +331,10 @@ impl Tile<'_> {
     /// # Safety
     /// The unit exists.
     #[inline(always)]
-    unsafe fn unit<const BITS: usize, const UNIT: usize, const H: usize>(
-        &self,
-        unit: usize,
-        acc: &mut [[float32x4_t; H]; ROWS],
-    ) {
+    unsafe fn unit<F: Form, const H: usize>(&self, unit: usize, acc: &mut [[float32x4_t; H]; ROWS]) {
         // SAFETY: by the caller.
         unsafe {
-            let sums = self.integer_sums::<BITS, UNIT, H>(unit);
+            let sums = self.integer_sums::<F, H>(unit);
             let w_scales: *const f32 = self.w.scales.as_ptr().add(unit * ROWS).cast();
             let w_biases: *const f32 = self.w.biases.as_ptr().add(unit * ROWS).cast();
             for h in 0..H {
@@ -246,7 +343,9 @@ impl Tile<'_> {
                 for r in 0..ROWS {
                     let scale = vmulq_n_f32(x_scale, *w_scales.add(r));
                     acc[r][h] = vfmaq_f32(acc[r][h], vcvtq_f32_s32(sums[r][h]), scale);
-                    acc[r][h] = vfmaq_n_f32(acc[r][h], x_sum, *w_biases.add(r));
+                    if F::OFFSETS {
+                        acc[r][h] = vfmaq_n_f32(acc[r][h], x_sum, *w_biases.add(r));
+                    }
                 }
             }
         }
@@ -257,16 +356,12 @@ impl Tile<'_> {
     /// # Safety
     /// The unit exists.
     #[inline(always)]
-    unsafe fn integer_sums<const BITS: usize, const UNIT: usize, const H: usize>(
-        &self,
-        unit: usize,
-    ) -> [[int32x4_t; H]; ROWS] {
-        let run = run_of(BITS, UNIT);
+    unsafe fn integer_sums<F: Form, const H: usize>(&self, unit: usize) -> [[int32x4_t; H]; ROWS] {
         // SAFETY: by the caller.
         unsafe {
-            let w: *const i8 = self.w.codes.as_ptr().add(unit * UNIT / 4 * ROWS).cast();
+            let w: *const i8 = self.w.codes.as_ptr().add(unit * F::UNIT / 4 * ROWS).cast();
             // A plane has sixteen dwords of each block.
-            let first = unit * run / 16 * 32 * planes(BITS) + unit * run % 16;
+            let first = unit * F::RUN / 16 * 32 * F::PLANES + unit * F::RUN % 16;
             let x: *const i8 = self.x.0.as_ptr().add(first * PANEL).cast();
             let mut sums = [[vdupq_n_s32(0); H]; ROWS];
             // What is missing where codes are less 128: 128 times the activations.
@@ -282,7 +377,7 @@ impl Tile<'_> {
                         rest[h] = vshlq_n_s32::<8>(rest[h]);
                     }
                 }
-                for register in 0..UNIT / 16 {
+                for register in 0..F::UNIT / 16 {
                     let w = w.add(16 * ROWS * register);
                     let mut codes = [vdupq_n_s8(0); ROWS];
                     for r in 0..ROWS {
@@ -291,7 +386,7 @@ impl Tile<'_> {
                     let mut q = [[vdupq_n_s8(0); H]; 4];
                     for lane in 0..4 {
                         let dword = 4 * register + lane;
-                        let at = dword / run * 32 + dword % run + 16 * plane;
+                        let at = dword / F::RUN * 32 + dword % F::RUN + 16 * plane;
                         for h in 0..H {
                             q[lane][h] = vld1q_s8(x.add(4 * PANEL * at + 16 * h));
                         }
@@ -309,7 +404,7 @@ impl Tile<'_> {
                         for r in 0..ROWS {
                             sums[r][h] = dot_lane::<3>(sums[r][h], q[3][h], codes[r]);
                         }
-                        if BITS == 8 {
+                        if F::LESS_128 {
                             for lane in 0..4 {
                                 rest[h] = dot(rest[h], q[lane][h], vdupq_n_s8(1));
                             }
@@ -317,7 +412,7 @@ impl Tile<'_> {
                     }
                 }
             }
-            if BITS == 8 {
+            if F::LESS_128 {
                 for r in 0..ROWS {
                     for h in 0..H {
                         sums[r][h] = vaddq_s32(sums[r][h], vshlq_n_s32::<7>(rest[h]));

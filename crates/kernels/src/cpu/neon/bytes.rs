@@ -75,6 +75,14 @@ impl Bytes for Neon {
     }
 
     #[inline(always)]
+    fn store_bytes(self, b: Quarters, to: &mut [u8; 64]) {
+        for (b, to) in b.0.into_iter().zip(to.as_chunks_mut::<16>().0) {
+            // SAFETY: sixteen bytes can be written.
+            unsafe { vst1q_u8(to.as_mut_ptr(), b) }
+        }
+    }
+
+    #[inline(always)]
     fn even_twice(self, Quarters(b): Quarters) -> Quarters {
         Quarters([b[0], b[0], b[2], b[2]])
     }
@@ -100,6 +108,13 @@ impl Bytes for Neon {
             b.0[q] = unsafe { vshlq_u8(b.0[q], vdupq_n_s8(by[q] as i8)) };
         }
         b
+    }
+
+    #[inline(always)]
+    fn less(self, b: Quarters, n: u8) -> Quarters {
+        // SAFETY: every 64-bit ARM has NEON.
+        let n = Quarters([unsafe { vdupq_n_u8(n) }; 4]);
+        each!(vsubq_u8, b, n)
     }
 
     #[inline(always)]

@@ -194,6 +194,8 @@ impl Simd for Neon {
     type F = Lanes;
     const WIDE: bool = false;
     const BLOCKED_FROM: usize = blocked::FROM;
+    const GGML_BLOCKED_FROM: usize = blocked::FROM;
+    const GGML_BLOCKED_DEALT: Dealt = Dealt::Bytes(1);
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: a `Neon` is only made on a CPU that has the dot products.
@@ -429,6 +431,12 @@ impl Simd for Neon {
     unsafe fn affine_blocked(self, w: &AffineRows<'_>, x: &Blocked<'_>, scratch: &mut [i32], y: Output) {
         // SAFETY: the token proves the CPU's features; `y` as the caller says.
         unsafe { blocked::product(w, x, scratch, y) }
+    }
+
+    #[inline(always)]
+    unsafe fn ggml_blocked<T: Fast>(self, w: &GgmlRows<'_>, x: &Blocked<'_>, scratch: &mut [i32], y: Output) {
+        // SAFETY: the token proves the CPU's features; `y` as the caller says.
+        unsafe { blocked::ggml::<T>(self, w, x, scratch, y) }
     }
 }
 
