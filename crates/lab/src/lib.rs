@@ -8,4 +8,4 @@ pub mod routing;
 mod synthetic;
 pub mod trace;
 
-pub use synthetic::{LabError, Shape, SyntheticOptions, free_bytes, write_synthetic};
+pub use synthetic::{LabError, Shape, SyntheticOptions, free_bytes, write_synthetic, write_synthetic_gguf};

@@ -3,12 +3,16 @@
 //! A weight is `code * scale + bias` with uniform codes; the scale makes the standard deviation `1 / sqrt(inputs)`, so that activations
 //! keep their size through any number of layers. Everything follows from the seed.
 
+mod gguf;
+
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use half::bf16;
 use serde_json::json;
+
+pub use gguf::write_synthetic_gguf;
 
 use crate::random::SplitMix64;
 
@@ -115,7 +119,12 @@ pub struct SyntheticOptions {
 }
 
 impl SyntheticOptions {
-    /// Bytes of all weights.
+    /// Bytes of all weights as [`write_synthetic_gguf`] writes them.
+    pub fn gguf_bytes(&self) -> u64 {
+        gguf::n_bytes(&self.shape)
+    }
+
+    /// Bytes of all weights as [`write_synthetic`] writes them.
     pub fn n_bytes(&self) -> u64 {
         let bytes = |tensors: Vec<Tensor>| tensors.iter().map(|tensor| tensor.n_bytes() as u64).sum::<u64>();
         bytes(ends(self))

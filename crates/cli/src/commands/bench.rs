@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, bail};
 use flashmill_engine::human_bytes;
 use flashmill_lab::bench::{BenchReport, bench as measure};
-use flashmill_lab::{SyntheticOptions, write_synthetic};
+use flashmill_lab::{SyntheticOptions, write_synthetic, write_synthetic_gguf};
 use tempfile::TempDir;
 
 use crate::flags::{BenchFlags, Subject};
@@ -27,11 +27,11 @@ pub(crate) fn bench(options: BenchFlags) -> Result<ExitCode> {
             report.model = path.display().to_string();
             report
         }
-        Subject::Synthetic { options: synthetic, dir } => {
-            let model = write(synthetic, dir)?;
+        Subject::Synthetic { options: synthetic, gguf, dir } => {
+            let model = write(synthetic, *gguf, dir)?;
             let mut report =
                 measure(model.path(), &options.bench, &mut |what, done, all| bar.step(what, done, all))?;
-            report.model = name(synthetic);
+            report.model = name(synthetic, *gguf);
             report
         }
     };
@@ -48,17 +48,18 @@ fn json(report: &BenchReport) -> Result<String> {
     Ok(serde_json::to_string_pretty(report)? + "\n")
 }
 
-fn name(options: &SyntheticOptions) -> String {
+fn name(options: &SyntheticOptions, gguf: bool) -> String {
     let shape = &options.shape;
+    let weights = if gguf { "GGUF, Q4_K".to_owned() } else { format!("MLX, {} bits", options.bits) };
     format!(
-        "synthetic: {} layers of {} experts, {} a token, hidden size {}, {} bits",
-        shape.n_layers, shape.n_experts, shape.top_k, shape.hidden_size, options.bits
+        "synthetic: {} layers of {} experts, {} a token, hidden size {}, {weights}",
+        shape.n_layers, shape.n_experts, shape.top_k, shape.hidden_size
     )
 }
 
 /// Writes random weights into a directory that is removed in the end.
-fn write(options: &SyntheticOptions, dir: &Path) -> Result<TempDir> {
-    let n_bytes = options.n_bytes();
+fn write(options: &SyntheticOptions, gguf: bool, dir: &Path) -> Result<TempDir> {
+    let n_bytes = if gguf { options.gguf_bytes() } else { options.n_bytes() };
     if let Some(free) = flashmill_lab::free_bytes(dir)
         && free < n_bytes + n_bytes / 50
     {
@@ -76,6 +77,11 @@ fn write(options: &SyntheticOptions, dir: &Path) -> Result<TempDir> {
         .with_context(|| format!("cannot write in {}", dir.display()))?;
     interrupt::remove_on_interrupt(model.path());
     let mut bar = Progress::of_bytes("writing random weights");
-    write_synthetic(model.path(), options, &mut |done| bar.set(done, n_bytes))?;
+    let progress = &mut |done| bar.set(done, n_bytes);
+    if gguf {
+        write_synthetic_gguf(&model.path().join("synthetic.gguf"), options, progress)?;
+    } else {
+        write_synthetic(model.path(), options, progress)?;
+    }
     Ok(model)
 }

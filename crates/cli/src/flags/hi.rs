@@ -12,8 +12,8 @@ use flashmill_lab::{Shape, SyntheticOptions};
 use flashmill_pull::Repo;
 
 use super::low::{
-    LowArgs, LowBackend, LowBench, LowChat, LowCommand, LowEngine, LowInspect, LowKv, LowLogits, LowPlan,
-    LowPull, LowReplay, LowRun, LowSampling, LowTalk, LowTrace,
+    LowArgs, LowBackend, LowBench, LowChat, LowCommand, LowEngine, LowFormat, LowInspect, LowKv, LowLogits,
+    LowPlan, LowPull, LowReplay, LowRun, LowSampling, LowTalk, LowTrace,
 };
 use super::pack::PackCommand;
 
@@ -95,6 +95,7 @@ pub(crate) enum Subject {
     /// Random weights, to be written below `dir`.
     Synthetic {
         options: SyntheticOptions,
+        gguf: bool,
         dir: PathBuf,
     },
 }
@@ -201,7 +202,7 @@ impl BenchFlags {
                     bail!("--bits {}: must be 2, 3, 4, 5, 6 or 8", low.bits);
                 }
                 let options = SyntheticOptions { shape, bits: low.bits, group: 64, seed: 1 };
-                Subject::Synthetic { options, dir: low.dir }
+                Subject::Synthetic { options, gguf: low.format == LowFormat::Gguf, dir: low.dir }
             }
             None => Subject::Model(low.model),
         };

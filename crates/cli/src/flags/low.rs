@@ -155,7 +155,10 @@ pub(crate) struct LowBench {
     /// Layers of a shape; all of them if not given
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) layers: Option<usize>,
-    /// Bits of a shape's weights
+    /// How a shape's weights are stored: a GGUF file in Q4_K, or MLX's affine groups of 64
+    #[arg(long, value_name = "FORMAT", default_value = "gguf")]
+    pub(crate) format: LowFormat,
+    /// Bits of a shape's weights in MLX's format
     #[arg(long, value_name = "N", default_value = "4")]
     pub(crate) bits: usize,
     /// Where a shape's weights are written
@@ -317,6 +320,12 @@ pub(crate) struct LowEngine {
 pub(crate) enum LowBackend {
     Cpu,
     Reference,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LowFormat {
+    Gguf,
+    Mlx,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

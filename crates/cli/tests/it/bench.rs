@@ -25,26 +25,18 @@ fn a_bench_of_the_demo_model_fills_every_field() {
 #[test]
 fn a_shape_is_written_measured_and_removed() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let args = [
-        "bench",
-        "35b",
-        "--layers",
-        "1",
-        "--bits",
-        "2",
-        "--contexts",
-        "0",
-        "--prompt-tokens",
-        "3",
-        "-n",
-        "2",
-    ];
-    let ran = run(args.iter().chain(&["--routing", "uniform", "--dir", text(dir.path())]));
-    let table = ran.success();
-    for word in ["synthetic: 1 layers of 256 experts", "8 of 8 a token: the model's own", "drawn, skew 0"] {
-        assert!(table.contains(word), "{table}");
+    for format in ["mlx", "gguf"] {
+        let line = format!(
+            "bench 35b --layers 1 --format {format} --contexts 0 --prompt-tokens 3 -n 2 --routing uniform"
+        );
+        let ran = run(line.split(' ').chain(["--dir", text(dir.path())]));
+        let table = ran.success();
+        for word in ["synthetic: 1 layers of 256 experts", "8 of 8 a token: the model's own", "drawn, skew 0"]
+        {
+            assert!(table.contains(word), "{table}");
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 0, "nothing is left");
     }
-    assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 0, "nothing is left");
 }
 
 #[test]
