@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use flashmill_kernels::{Backend, Cpu, CpuOptions, DeltaShape, Level, Reference, Segment};
-use flashmill_layout::{Affine, Encoding, Float, MatrixShape, MatrixView};
+use flashmill_layout::{Affine, Encoding, Float, GgmlType, MatrixShape, MatrixView};
 use safetensors::SafeTensors;
 
 fn read(name: &str) -> Vec<u8> {
@@ -81,6 +81,41 @@ fn check_products(mut backend: impl Backend, tolerance: f32) {
                 assert!(!far, "{bits} bits, group {group}, weight {i}: {got} instead of {expected}");
             }
         }
+    }
+}
+
+/// Products of GGML's blocks with unit vectors, 256 at once and one alone, read the weights one by one.
+fn check_blocks(make: impl Fn() -> Box<dyn Backend>) {
+    const COLS: usize = 256;
+    let bytes = read("dequant_vectors.safetensors");
+    let file = SafeTensors::deserialize(&bytes).expect("a safetensors file");
+    for ty in GgmlType::ALL.into_iter().filter(|ty| ty.float().is_none()) {
+        let expected = f32s(&file, &format!("ggml.{ty}.f32"));
+        let rows = expected.len() / COLS;
+        let shape = MatrixShape { rows, cols: COLS, encoding: Encoding::Ggml(ty) };
+        let mut backend = make();
+        let matrix = backend.matrix(shape);
+        let raw = file.tensor(&format!("ggml.{ty}.raw")).expect("the vector is in the file").data();
+        backend.matrix_part(matrix, 0).copy_from_slice(raw);
+        let (x, y) = (backend.buffer(COLS * COLS), backend.buffer(COLS * rows));
+        for i in 0..COLS {
+            backend.write(x, i * (COLS + 1), &[1.0]);
+        }
+        let mut check = |columns: &[u32]| {
+            backend.linear_rows(x, columns, (matrix, y));
+            let mut products = vec![0.0; columns.len() * rows];
+            backend.read(y, 0, &mut products);
+            for (row, values) in expected.chunks_exact(COLS).enumerate() {
+                let largest = values.iter().fold(0.0, |max: f32, value| max.max(value.abs()));
+                for (i, &column) in columns.iter().enumerate() {
+                    let (got, expected) = (products[i * rows + row], values[column as usize]);
+                    let near = (got - expected).abs() <= 1e-5 * largest;
+                    assert!(near, "{ty}, row {row}, column {column}: {got:e} instead of {expected:e}");
+                }
+            }
+        };
+        check(&(0..COLS as u32).collect::<Vec<_>>());
+        (3..COLS as u32).step_by(29).for_each(|column| check(&[column]));
     }
 }
 
@@ -165,5 +200,13 @@ fn every_level_multiplies_affine_weights() {
 fn every_level_follows_the_delta_rule() {
     for level in Level::available() {
         check_delta_rule(|| Box::new(cpu(level)));
+    }
+}
+
+#[test]
+fn blocks_hold_the_values_of_ggml() {
+    check_blocks(|| Box::new(Reference::new()));
+    for level in Level::available() {
+        check_blocks(|| Box::new(Cpu::new(CpuOptions { threads: 1, level: Some(level) }).expect("threads")));
     }
 }

@@ -37,8 +37,11 @@ impl Bytes for Avx2 {
     fn quarters(self, from: [&[u8; 16]; 4]) -> Halves {
         // SAFETY: as in `bytes`.
         unsafe {
-            let [a, b, c, d] = from.map(|quarter| quarter.as_ptr().cast());
-            Halves(_mm256_loadu2_m128i(b, a), _mm256_loadu2_m128i(d, c))
+            let [a, b, c, d] = from;
+            Halves(
+                _mm256_loadu2_m128i(b.as_ptr().cast(), a.as_ptr().cast()),
+                _mm256_loadu2_m128i(d.as_ptr().cast(), c.as_ptr().cast()),
+            )
         }
     }
 
@@ -58,9 +61,14 @@ impl Bytes for Avx2 {
 
     #[inline(always)]
     fn words(self, from: [u64; 8]) -> Halves {
-        let [a, b, c, d, e, f, g, h] = from.map(u64::cast_signed);
+        let [a, b, c, d, e, f, g, h] = from;
         // SAFETY: the token proves the CPU's features. So for all operations below.
-        unsafe { Halves(_mm256_setr_epi64x(a, b, c, d), _mm256_setr_epi64x(e, f, g, h)) }
+        unsafe {
+            Halves(
+                _mm256_setr_epi64x(a as i64, b as i64, c as i64, d as i64),
+                _mm256_setr_epi64x(e as i64, f as i64, g as i64, h as i64),
+            )
+        }
     }
 
     #[inline(always)]
@@ -165,7 +173,7 @@ impl Bytes for Avx2 {
             let byte =
                 _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303);
             let bit = _mm256_set1_epi64x(0x8040_2010_0804_0201_u64.cast_signed());
-            let signs = [minus as u32, (minus >> 32) as u32].map(u32::cast_signed);
+            let signs = [minus as i32, (minus >> 32) as i32];
             let mut halves = [b.0, b.1];
             for i in 0..2 {
                 let spread = _mm256_shuffle_epi8(_mm256_set1_epi32(signs[i]), byte);
@@ -233,7 +241,7 @@ impl Bytes for Avx2 {
 
     #[inline(always)]
     fn bytes_to_f32(self, bytes: [u64; 2]) -> Lanes {
-        let [low, high] = bytes.map(u64::cast_signed);
+        let [low, high] = [bytes[0].cast_signed(), bytes[1].cast_signed()];
         // SAFETY: as in `words`.
         unsafe {
             Lanes(
@@ -260,7 +268,7 @@ impl Avx2 {
     /// A count of bits for the dwords of each quarter.
     #[inline(always)]
     fn by_quarter(self, by: [u32; 4]) -> Halves {
-        let [a, b, c, d] = by.map(u32::cast_signed);
+        let [a, b, c, d] = [by[0] as i32, by[1] as i32, by[2] as i32, by[3] as i32];
         // SAFETY: the token proves the CPU's features.
         unsafe {
             Halves(_mm256_setr_epi32(a, a, a, a, b, b, b, b), _mm256_setr_epi32(c, c, c, c, d, d, d, d))

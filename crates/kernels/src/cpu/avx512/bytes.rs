@@ -23,11 +23,15 @@ impl Bytes for Avx512 {
     fn quarters(self, from: [&[u8; 16]; 4]) -> __m512i {
         // SAFETY: as in `bytes`.
         unsafe {
-            let [a, b, c, d] = from.map(|quarter| quarter.as_ptr().cast());
-            let low =
-                _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(_mm_loadu_si128(a)), _mm_loadu_si128(b));
-            let high =
-                _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(_mm_loadu_si128(c)), _mm_loadu_si128(d));
+            let [a, b, c, d] = from;
+            let low = _mm256_inserti128_si256::<1>(
+                _mm256_castsi128_si256(_mm_loadu_si128(a.as_ptr().cast())),
+                _mm_loadu_si128(b.as_ptr().cast()),
+            );
+            let high = _mm256_inserti128_si256::<1>(
+                _mm256_castsi128_si256(_mm_loadu_si128(c.as_ptr().cast())),
+                _mm_loadu_si128(d.as_ptr().cast()),
+            );
             _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
         }
     }
@@ -46,9 +50,11 @@ impl Bytes for Avx512 {
 
     #[inline(always)]
     fn words(self, from: [u64; 8]) -> __m512i {
-        let [a, b, c, d, e, f, g, h] = from.map(u64::cast_signed);
+        let [a, b, c, d, e, f, g, h] = from;
         // SAFETY: the token proves the CPU's features. So for all operations below.
-        unsafe { _mm512_setr_epi64(a, b, c, d, e, f, g, h) }
+        unsafe {
+            _mm512_setr_epi64(a as i64, b as i64, c as i64, d as i64, e as i64, f as i64, g as i64, h as i64)
+        }
     }
 
     #[inline(always)]
@@ -182,7 +188,7 @@ impl Bytes for Avx512 {
 
     #[inline(always)]
     fn bytes_to_f32(self, bytes: [u64; 2]) -> __m512 {
-        let [low, high] = bytes.map(u64::cast_signed);
+        let [low, high] = [bytes[0].cast_signed(), bytes[1].cast_signed()];
         // SAFETY: as in `words`.
         unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_set_epi64x(high, low))) }
     }
@@ -217,7 +223,9 @@ impl Bytes for Avx512 {
 unsafe fn by_quarter(by: [u32; 4]) -> __m512i {
     // SAFETY: the CPU's features, by the caller.
     unsafe {
-        let [a, b, c, d] = by.map(|by| i64::from(by) * 0x0001_0001_0001_0001);
+        let words = 0x0001_0001_0001_0001;
+        let (a, b) = (i64::from(by[0]) * words, i64::from(by[1]) * words);
+        let (c, d) = (i64::from(by[2]) * words, i64::from(by[3]) * words);
         _mm512_setr_epi64(a, a, b, b, c, c, d, d)
     }
 }

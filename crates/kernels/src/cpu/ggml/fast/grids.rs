@@ -1,6 +1,7 @@
 //! The codebook types: points of eight or four magnitudes, found by index, and a bit of sign for each value.
 //!
 //! The sixteen points of two registers are loaded one by one; signs are applied to 64 values at once. Codes are `64 +- magnitude`.
+//! No closures and no array methods here: they would stay calls.
 
 use flashmill_layout::GgmlType;
 use flashmill_layout::ggml::{GRID_IQ2_S, GRID_IQ2_XS, GRID_IQ2_XXS, GRID_IQ3_S, GRID_IQ3_XXS, signs};
@@ -18,6 +19,34 @@ static SIGNS: [u8; 128] = {
     }
     all
 };
+
+static POINTS_IQ2_XXS: [u64; 256] = eights(&GRID_IQ2_XXS);
+static POINTS_IQ2_XS: [u64; 512] = eights(&GRID_IQ2_XS);
+static POINTS_IQ2_S: [u64; 1024] = eights(&GRID_IQ2_S);
+static POINTS_IQ3_XXS: [u32; 256] = fours(&GRID_IQ3_XXS);
+static POINTS_IQ3_S: [u32; 512] = fours(&GRID_IQ3_S);
+
+/// Points of eight values as words, the first value lowest.
+const fn eights<const N: usize>(grid: &[[i8; 8]; N]) -> [u64; N] {
+    let mut words = [0; N];
+    let mut i = 0;
+    while i < 8 * N {
+        words[i / 8] |= (grid[i / 8][i % 8] as u64) << (8 * (i % 8));
+        i += 1;
+    }
+    words
+}
+
+/// Points of four values as words.
+const fn fours<const N: usize>(grid: &[[i8; 4]; N]) -> [u32; N] {
+    let mut words = [0; N];
+    let mut i = 0;
+    while i < 4 * N {
+        words[i / 4] |= (grid[i / 4][i % 4] as u32) << (8 * (i % 4));
+        i += 1;
+    }
+    words
+}
 
 /// Eight points of eight values.
 type Points = [u64; 8];
@@ -42,7 +71,7 @@ unsafe impl Fast for IQ2_XXS {
             for run in 0..2 {
                 for point in 0..2 {
                     let index = usize::from(block[at + 2 * run + point]);
-                    points[run][2 * unit + point] = eight(&GRID_IQ2_XXS[index]);
+                    points[run][2 * unit + point] = POINTS_IQ2_XXS[index];
                 }
                 minus[run] |= two_signs(word >> (14 * run)) << (16 * unit);
             }
@@ -76,8 +105,9 @@ unsafe impl Fast for IQ3_XXS {
             for run in 0..2 {
                 for point in 0..2 {
                     let at = 2 + 8 * group + 4 * run + 2 * point;
-                    let pair = [block[at], block[at + 1]].map(|index| GRID_IQ3_XXS[usize::from(index)]);
-                    points[run][2 * unit + point] = fours(pair);
+                    let low = POINTS_IQ3_XXS[usize::from(block[at])];
+                    let high = POINTS_IQ3_XXS[usize::from(block[at + 1])];
+                    points[run][2 * unit + point] = u64::from(low) | u64::from(high) << 32;
                 }
                 minus[run] |= two_signs(word >> (14 * run)) << (16 * unit);
             }
@@ -131,8 +161,10 @@ unsafe impl Fast for IQ3_S {
             for run in 0..2 {
                 for point in 0..2 {
                     let j = 4 * run + 2 * point;
-                    let index = |j: usize| usize::from(block[2 + 8 * group + j]) | ninth >> j & 256;
-                    points[run][2 * unit + point] = fours([GRID_IQ3_S[index(j)], GRID_IQ3_S[index(j + 1)]]);
+                    let at = 2 + 8 * group + j;
+                    let low = POINTS_IQ3_S[usize::from(block[at]) | ninth >> j & 256];
+                    let high = POINTS_IQ3_S[usize::from(block[at + 1]) | ninth >> (j + 1) & 256];
+                    points[run][2 * unit + point] = u64::from(low) | u64::from(high) << 32;
                 }
                 minus[run] |= u64::from(u16_at(block, 74 + 4 * group + 2 * run)) << (16 * unit);
             }
@@ -165,7 +197,7 @@ unsafe impl Fast for IQ2_XS {
         for register in 0..2 {
             for point in 0..8 {
                 let word = usize::from(u16_at(block, 2 + 2 * (16 * i + 8 * register + point)));
-                points[register][point] = eight(&GRID_IQ2_XS[word & 511]);
+                points[register][point] = POINTS_IQ2_XS[word & 511];
                 minus[register] |= u64::from(SIGNS[word >> 9]) << (8 * point);
             }
         }
@@ -198,7 +230,7 @@ unsafe impl Fast for IQ2_S {
             for point in 0..8 {
                 let j = 8 * register + point;
                 let index = u32::from(block[2 + first + j]) | (high >> (2 * j) & 3) << 8;
-                points[register][point] = eight(&GRID_IQ2_S[index as usize]);
+                points[register][point] = POINTS_IQ2_S[index as usize];
             }
         }
         let minus = [u64_at(block, 34 + first), u64_at(block, 34 + first + 8)];
@@ -218,29 +250,9 @@ fn sixteen_scales<S: Bytes>(s: S, d: f32, fields: u64) -> (S::F, Option<S::F>) {
     (s.mul(s.splat(d * 0.25), s.add(scales, s.splat(0.5))), None)
 }
 
-/// A point of eight values as a word.
-#[inline(always)]
-fn eight(point: &[i8; 8]) -> u64 {
-    let mut bytes = [0; 8];
-    for i in 0..8 {
-        bytes[i] = point[i].cast_unsigned();
-    }
-    u64::from_le_bytes(bytes)
-}
-
-/// Two points of four values as a word.
-#[inline(always)]
-fn fours(points: [[i8; 4]; 2]) -> u64 {
-    let mut bytes = [0; 8];
-    for i in 0..8 {
-        bytes[i] = points[i / 4][i % 4].cast_unsigned();
-    }
-    u64::from_le_bytes(bytes)
-}
-
 /// The signs of sixteen values from twice seven bits.
 #[inline(always)]
 fn two_signs(bits: u32) -> u64 {
-    let of = |bits: u32| u64::from(SIGNS[(bits & 127) as usize]);
-    of(bits) | of(bits >> 7) << 8
+    let first = u64::from(SIGNS[(bits & 127) as usize]);
+    first | u64::from(SIGNS[(bits >> 7 & 127) as usize]) << 8
 }

@@ -162,9 +162,10 @@ unsafe impl Fast for Q2_K {
 
     #[inline(always)]
     fn scales<S: Bytes>(s: S, block: &Self::Step) -> (S::F, Option<S::F>) {
-        let both = [u64_at(block, 0), u64_at(block, 8)];
-        let scales = s.bytes_to_f32(both.map(|both| both & 0x0f0f_0f0f_0f0f_0f0f));
-        let mins = s.bytes_to_f32(both.map(|both| both >> 4 & 0x0f0f_0f0f_0f0f_0f0f));
+        let low = 0x0f0f_0f0f_0f0f_0f0f;
+        let (a, b) = (u64_at(block, 0), u64_at(block, 8));
+        let scales = s.bytes_to_f32([a & low, b & low]);
+        let mins = s.bytes_to_f32([a >> 4 & low, b >> 4 & low]);
         let (d, minus_dmin) = (s.splat(f16_at(s, block, 80)), s.splat(-f16_at(s, block, 82)));
         (s.mul(d, scales), Some(s.mul(minus_dmin, mins)))
     }
