@@ -45,6 +45,8 @@ struct State {
     parked: Vec<Apart<AtomicBool>>,
     /// The region's work; written by the caller while no worker runs.
     work: UnsafeCell<Option<Work>>,
+    /// Workers that have started.
+    started: AtomicU32,
     quit: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     spin: Duration,
@@ -75,6 +77,7 @@ impl Team {
             begun: (1..threads).map(|_| Apart(AtomicU32::new(0))).collect(),
             parked: (1..threads).map(|_| Apart(AtomicBool::new(false))).collect(),
             work: UnsafeCell::new(None),
+            started: AtomicU32::new(0),
             quit: AtomicBool::new(false),
             panic: Mutex::new(None),
             // More threads than cores: a spinning worker would keep the core from one that has work.
@@ -87,7 +90,9 @@ impl Team {
             team.workers.push(builder.spawn(move || state.work(Part { index, of: threads }))?);
         }
         // A thread allocates while it starts: let that be over.
-        team.run(|_| ());
+        while team.state.started.load(Ordering::Acquire) < team.workers.len() as u32 {
+            std::thread::yield_now();
+        }
         Ok(team)
     }
 
@@ -174,6 +179,7 @@ impl Drop for Team {
 impl State {
     /// A worker's life.
     fn work(&self, part: Part) {
+        self.started.fetch_add(1, Ordering::Release);
         let mut seen = 0;
         loop {
             seen = self.next_epoch(seen, part.index);

@@ -75,7 +75,7 @@ unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
         }
         let unpacked = Unpacked { pairs, scales, biases };
         // SAFETY: the weights are unpacked; the columns of `y` as the caller says.
-        unsafe { panels::<BITS, UNIT>(unpacked, n_units, x, first..first + n_rows, y) };
+        unsafe { panels::<BITS, UNIT>(unpacked, n_units, x, first..first + n_rows, true, y) };
     }
 }
 
@@ -95,6 +95,7 @@ pub(super) unsafe fn ggml<T: Fast>(
     y: Output,
 ) {
     let n_units = w.cols / T::UNIT;
+    let offsets = w.ty.has_offsets();
     assert!(x.padded_cols >= w.cols, "activations for W");
     let room = n_units.next_multiple_of(16);
     let (pairs, rest) = scratch.split_at_mut(room * T::UNIT / 2 * ROWS);
@@ -116,9 +117,9 @@ pub(super) unsafe fn ggml<T: Fast>(
         // SAFETY: the weights are unpacked; the columns of `y` as the caller says.
         unsafe {
             if T::UNIT == 32 {
-                panels::<IN_ORDER, 32>(unpacked, n_units, x, rows, y);
+                panels::<IN_ORDER, 32>(unpacked, n_units, x, rows, offsets, y);
             } else {
-                panels::<IN_ORDER, 16>(unpacked, n_units, x, rows, y);
+                panels::<IN_ORDER, 16>(unpacked, n_units, x, rows, offsets, y);
             }
         }
     }
@@ -176,6 +177,7 @@ unsafe fn panels<const BITS: usize, const UNIT: usize>(
     n_units: usize,
     x: &Blocked<'_>,
     rows: Range<usize>,
+    offsets: bool,
     y: Output,
 ) {
     for panel in 0..x.n_rows().div_ceil(PANEL) {
@@ -190,6 +192,7 @@ unsafe fn panels<const BITS: usize, const UNIT: usize>(
                 first_x,
                 first_row: rows.start,
                 n_rows: rows.len(),
+                offsets,
                 y,
             };
             // SAFETY: the weights are unpacked; a panel has `PANEL` rows, of which the first are real.
@@ -325,6 +328,8 @@ struct Tile<'a> {
     first_x: usize,
     first_row: usize,
     n_rows: usize,
+    /// Whether the units have offsets.
+    offsets: bool,
     y: Output,
 }
 
@@ -401,7 +406,9 @@ impl Tile<'_> {
                 let x_scale = _mm256_set1_ps(*self.x.1.as_ptr().add(lane));
                 let x_sum = _mm256_set1_ps(*self.x.2.as_ptr().add(lane));
                 acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r]), _mm256_mul_ps(scale, x_scale), acc[r]);
-                acc[r] = _mm256_fmadd_ps(bias, x_sum, acc[r]);
+                if self.offsets {
+                    acc[r] = _mm256_fmadd_ps(bias, x_sum, acc[r]);
+                }
             }
         }
     }

@@ -97,7 +97,7 @@ unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
         // SAFETY: the rows exist, and the scratch memory was measured above.
         unsafe { unpack::<BITS, UNIT>(&w.rows(first..first + n_rows), to) };
         // SAFETY: the weights are unpacked; the columns of `y` as the caller says.
-        unsafe { panels::<BITS, UNIT>(to, n_units, x, first..first + n_rows, y) };
+        unsafe { panels::<BITS, UNIT>(to, n_units, x, first..first + n_rows, true, y) };
     }
 }
 
@@ -117,6 +117,7 @@ pub(super) unsafe fn ggml<T: Fast>(
     y: Output,
 ) {
     let n_units = w.cols / T::UNIT;
+    let offsets = w.ty.has_offsets();
     assert!(x.padded_cols >= w.cols, "activations for W");
     let to = Unpacked::new(scratch, n_units.next_multiple_of(16), T::UNIT);
     let mut step = StepRows::<ROWS>::new();
@@ -130,9 +131,9 @@ pub(super) unsafe fn ggml<T: Fast>(
         // SAFETY: the weights are unpacked; the columns of `y` as the caller says.
         unsafe {
             if T::UNIT == 32 {
-                panels::<IN_ORDER, 32>(to, n_units, x, rows, y);
+                panels::<IN_ORDER, 32>(to, n_units, x, rows, offsets, y);
             } else {
-                panels::<IN_ORDER, 16>(to, n_units, x, rows, y);
+                panels::<IN_ORDER, 16>(to, n_units, x, rows, offsets, y);
             }
         }
     }
@@ -182,6 +183,7 @@ unsafe fn panels<const BITS: usize, const UNIT: usize>(
     n_units: usize,
     x: &Blocked<'_>,
     rows: Range<usize>,
+    offsets: bool,
     y: Output,
 ) {
     for panel in 0..x.n_rows().div_ceil(PANEL) {
@@ -192,6 +194,7 @@ unsafe fn panels<const BITS: usize, const UNIT: usize>(
             first_x: panel * PANEL,
             first_row: rows.start,
             n_rows: rows.len(),
+            offsets,
             y,
         };
         // SAFETY: the weights are unpacked; a panel has `PANEL` rows, of which the first are real.
@@ -284,6 +287,8 @@ struct Tile<'a> {
     first_x: usize,
     first_row: usize,
     n_rows: usize,
+    /// Whether the units have offsets.
+    offsets: bool,
     y: Output,
 }
 
@@ -358,7 +363,9 @@ impl Tile<'_> {
                 let x_scale = _mm512_set1_ps(*self.x.1.as_ptr().add(unit * PANEL + r));
                 let x_sum = _mm512_set1_ps(*self.x.2.as_ptr().add(unit * PANEL + r));
                 acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r]), _mm512_mul_ps(scale, x_scale), acc[r]);
-                acc[r] = _mm512_fmadd_ps(bias, x_sum, acc[r]);
+                if self.offsets {
+                    acc[r] = _mm512_fmadd_ps(bias, x_sum, acc[r]);
+                }
             }
         }
     }
