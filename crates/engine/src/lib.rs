@@ -37,7 +37,9 @@ pub use tool_calls::{ParsedCall, ToolSchemas};
 
 // What the programs on top of the engine need of the crates below it, so that they depend on this one alone.
 pub use flashmill_checkpoint::packed::Recipe;
-pub use flashmill_checkpoint::{Checkpoint, Family, FfnKind, Inspection, LayerKind, MixerKind, ModelSpec};
+pub use flashmill_checkpoint::{
+    Checkpoint, CheckpointError, Family, FfnKind, Inspection, LayerKind, MixerKind, ModelSpec,
+};
 pub use flashmill_kernels::{KvKind, Level, Picks};
 pub use flashmill_model::{Model, ModelError, Observer, Part, Route, Sequence, State, Timing, Wanted};
 pub use flashmill_store::{ReaderKind, Stats as StoreStats};

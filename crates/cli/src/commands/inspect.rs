@@ -5,17 +5,26 @@ use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use flashmill_engine::{Checkpoint, Family, Inspection, MixerKind, ModelSpec, Recipe, human_bytes};
+use flashmill_engine::{
+    Checkpoint, CheckpointError, Family, Inspection, MixerKind, ModelSpec, Recipe, human_bytes,
+};
 use serde_json::{Value, json};
 
 use crate::flags::InspectOptions;
 use crate::model_path::ModelPath;
-use crate::terminal::neutral;
+use crate::terminal::{neutral, note};
 
 /// Prints what the config and the headers say; no weight is read.
 pub(crate) fn inspect(options: InspectOptions) -> Result<ExitCode> {
     let model = ModelPath::find(&options.model)?;
-    let checkpoint = Checkpoint::open(model.path())?;
+    let checkpoint = match Checkpoint::open(model.path()) {
+        // It is shown as `pack` would write it.
+        Err(error @ CheckpointError::MustBePacked { .. }) => {
+            note!("warning: {error}");
+            Checkpoint::open_to_pack(model.path())?
+        }
+        opened => opened?,
+    };
     let text = if options.json {
         serde_json::to_string_pretty(&as_json(&checkpoint))?
     } else {

@@ -33,6 +33,14 @@ fn inspect_shows_mixed_encodings() {
 }
 
 #[test]
+fn inspect_shows_what_must_be_packed_first() {
+    let model = fixture("qwen3_5_moe_gptq4");
+    let ran = run(["inspect", text(&model)]);
+    assert!(ran.success().contains("affine 4-bit, group 32, F16 scales"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("GPTQ") && ran.stderr.contains("flashmill pack"), "{}", ran.stderr);
+}
+
+#[test]
 fn plan_counts_every_byte_of_the_budget() {
     let model = fixture("qwen3_5_moe");
     let json = run(["plan", text(&model), "--ram", "1G", "--json"]).json();
