@@ -161,10 +161,16 @@ fn the_budget_is_a_ceiling_and_has_a_floor() {
     };
     let generous = plan(4 << 30).expect("4 GiB are enough");
     assert_eq!(generous.resident_share, 1.0);
-    let Err(EngineError::BudgetBelowFloor { floor, .. }) = plan(1 << 20) else {
-        panic!("1 MiB cannot be enough");
+    let floor = || match plan(1 << 20) {
+        Err(EngineError::BudgetBelowFloor { floor, .. }) => floor,
+        other => panic!("1 MiB cannot be enough: {other:?}"),
     };
-    let least = plan(floor + (1 << 20)).expect("the floor is enough");
+    // The plan measures the process, in which other tests take memory at the same time: one quiet moment is enough.
+    let attempt = |_| {
+        let floor = floor();
+        plan(floor + (1 << 20)).ok().map(|least| (floor, least))
+    };
+    let (floor, least) = (0..200).find_map(attempt).expect("the floor is enough");
     assert!(least.used_bytes() <= floor + (1 << 20), "{least}");
     assert!(least.resident_share < generous.resident_share);
 }
