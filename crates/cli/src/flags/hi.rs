@@ -13,7 +13,7 @@ use flashmill_pull::Repo;
 
 use super::low::{
     LowArgs, LowBackend, LowBench, LowChat, LowCommand, LowEngine, LowFormat, LowInspect, LowKv, LowLogits,
-    LowPlan, LowPull, LowReplay, LowRun, LowSampling, LowTalk, LowTrace,
+    LowPlan, LowPull, LowQuestion, LowReplay, LowRun, LowSampling, LowTalk, LowTrace,
 };
 use super::pack::PackCommand;
 
@@ -157,7 +157,7 @@ impl Mode {
     /// What the flags mean; an error if a value means nothing on this machine.
     pub(crate) fn new(args: LowArgs) -> Result<Mode> {
         Ok(match args.command {
-            LowCommand::Run(run) => Mode::Run(RunOptions::new(run)?),
+            LowCommand::Run(LowRun { question, json }) => Mode::Run(RunOptions::new(question, json)?),
             LowCommand::Chat(chat) => Mode::Chat(ChatOptions::new(chat)?),
             LowCommand::Plan(LowPlan { model, json, engine }) => {
                 Mode::Plan(PlanOptions { model: model.model, engine: engine_options(engine)?, json })
@@ -179,7 +179,7 @@ impl Mode {
 }
 
 impl RunOptions {
-    fn new(low: LowRun) -> Result<RunOptions> {
+    fn new(low: LowQuestion, json: bool) -> Result<RunOptions> {
         Ok(RunOptions {
             model: low.model.model,
             engine: engine_options(low.engine)?,
@@ -188,7 +188,7 @@ impl RunOptions {
             prompt_files: low.file,
             tools: low.tools,
             raw: low.raw,
-            json: low.json,
+            json,
         })
     }
 }
@@ -234,9 +234,7 @@ fn parse_routing(text: &str) -> Result<Drawn> {
 
 impl TraceOptions {
     fn new(low: LowTrace) -> Result<TraceOptions> {
-        let LowTrace { model, prompt, file, tools, raw, out, talk, engine } = low;
-        let run = LowRun { model, prompt, file, tools, raw, json: false, talk, engine };
-        Ok(TraceOptions { run: RunOptions::new(run)?, out })
+        Ok(TraceOptions { run: RunOptions::new(low.question, false)?, out: low.out })
     }
 }
 

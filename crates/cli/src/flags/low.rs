@@ -44,6 +44,16 @@ pub(crate) enum LowCommand {
 #[derive(Debug, Args)]
 pub(crate) struct LowRun {
     #[command(flatten)]
+    pub(crate) question: LowQuestion,
+    /// Print one JSON object with the answer, its tool calls and the statistics
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// One prompt, and how it is answered.
+#[derive(Debug, Args)]
+pub(crate) struct LowQuestion {
+    #[command(flatten)]
     pub(crate) model: LowModel,
     /// The prompt; what -f and standard input hold is appended to it
     #[arg(short, long, value_name = "TEXT")]
@@ -57,9 +67,6 @@ pub(crate) struct LowRun {
     /// Give the prompt to the model as it is, without the chat template
     #[arg(long, conflicts_with_all = ["system", "no_think"])]
     pub(crate) raw: bool,
-    /// Print one JSON object with the answer, its tool calls and the statistics
-    #[arg(long)]
-    pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) talk: LowTalk,
     #[command(flatten)]
@@ -180,26 +187,10 @@ pub(crate) struct LowBench {
 #[derive(Debug, Args)]
 pub(crate) struct LowTrace {
     #[command(flatten)]
-    pub(crate) model: LowModel,
-    /// The prompt; what -f and standard input hold is appended to it
-    #[arg(short, long, value_name = "TEXT")]
-    pub(crate) prompt: Option<String>,
-    /// A file with the prompt, or a part of it; - is standard input
-    #[arg(short, long, value_name = "FILE")]
-    pub(crate) file: Vec<PathBuf>,
-    /// Tools that the model may call: a JSON file with an OpenAI `tools` array
-    #[arg(long, value_name = "FILE", conflicts_with = "raw")]
-    pub(crate) tools: Option<PathBuf>,
-    /// Give the prompt to the model as it is, without the chat template
-    #[arg(long, conflicts_with_all = ["system", "no_think"])]
-    pub(crate) raw: bool,
+    pub(crate) question: LowQuestion,
     /// The file to write: JSON lines, a header and then a line a token
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
-    #[command(flatten)]
-    pub(crate) talk: LowTalk,
-    #[command(flatten)]
-    pub(crate) engine: LowEngine,
 }
 
 #[derive(Debug, Args)]
@@ -372,7 +363,9 @@ mod tests {
                     --context 100 --max-tokens 5 --temperature 0.5 --top-k 3 --top-p 0.9 --min-p 0.1 --repeat-penalty 1.1 \
                     --presence-penalty -0.5 --frequency-penalty 0.2 --logit-bias 7=-1.5 --logit-bias 8=100 --seed 4 \
                     --stop x --stop y --system s --no-think --experts 4 --reader pread --json --timing";
-        let LowCommand::Run(run) = parse(line).expect("valid").command else { panic!("run") };
+        let LowCommand::Run(LowRun { question: run, .. }) = parse(line).expect("valid").command else {
+            panic!("run")
+        };
         assert_eq!((run.prompt.as_deref(), run.file.len()), (Some("hi"), 2));
         assert_eq!(run.engine.ram, Some(8 << 30));
         assert_eq!(run.talk.sampling.temp, Some(0.5));
