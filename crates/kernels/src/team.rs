@@ -170,6 +170,9 @@ impl Drop for Team {
         self.state.quit.store(true, Ordering::Release);
         self.announce();
         for worker in self.workers.drain(..) {
+            // Whatever `parked` says: a wake-up that goes missing in `run` costs time, as the caller does the part; here it would
+            // hang. (qemu lets a load pass the sequentially consistent store before it.)
+            worker.thread().unpark();
             // A worker's panic was handed to the caller of `run`.
             let _ = worker.join();
         }
