@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use flashmill_engine::{Part, Session, SessionStats, StoreStats, human_bytes, machine};
+use flashmill_engine::{Opening, Part, Session, SessionStats, StoreStats, human_bytes, machine};
 use serde_json::{Value, json};
 
 /// The numbers of a session so far.
@@ -96,6 +96,22 @@ impl Report {
     }
 }
 
+/// What opening the model took, in one line.
+pub(crate) fn opening_line(opening: &Opening) -> String {
+    let Opening { headers, text, trunk, trunk_bytes, plan, buffers, whole, .. } = opening;
+    let gb_per_s = *trunk_bytes as f64 / 1e9 / trunk.as_secs_f64().max(1e-9);
+    format!(
+        "opened in {:.3} s: headers {:.3}, tokenizer {:.3}, trunk {:.3} ({} at {gb_per_s:.2} GB/s), plan {:.3}, buffers {:.3}",
+        whole.as_secs_f64(),
+        headers.as_secs_f64(),
+        text.as_secs_f64(),
+        trunk.as_secs_f64(),
+        human_bytes(*trunk_bytes),
+        plan.as_secs_f64(),
+        buffers.as_secs_f64(),
+    )
+}
+
 /// Where the time of all forward passes went, in milliseconds: a row a layer, then the whole.
 pub(crate) fn timing_table(session: &Session<'_>) -> String {
     let timing = session.engine().model().timing();
@@ -108,7 +124,7 @@ pub(crate) fn timing_table(session: &Session<'_>) -> String {
         row(&mut table, &format!("layer {layer}"), Part::ALL.map(|part| timing.layer(layer, part)));
     }
     row(&mut table, "whole", Part::ALL.map(|part| timing.total(part)));
-    table.pop();
+    table += &opening_line(session.engine().opening());
     table
 }
 

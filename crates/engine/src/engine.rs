@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use flashmill_checkpoint::Checkpoint;
 use flashmill_model::Model;
 
-use crate::plan::Plan;
+use crate::opening::Opening;
+use crate::plan::{self, Plan};
 use crate::sampling::GenerationDefaults;
 use crate::template::ChatTemplate;
 use crate::text_side::TextSide;
@@ -20,6 +21,7 @@ pub struct Engine {
     defaults: GenerationDefaults,
     plan: Plan,
     model: Model,
+    opening: Opening,
 }
 
 impl Engine {
@@ -28,7 +30,7 @@ impl Engine {
         let checkpoint = Checkpoint::open(path)?;
         // The plan measures the process, and the tokenizer is a part of it, where there is one.
         let _text = TextSide::open(&checkpoint).ok();
-        Plan::make(&checkpoint, options)
+        Plan::make(&checkpoint, options, plan::process_bytes())
     }
 
     /// Opens the model at `path` within the budget. `progress` is told the bytes of the trunk read so far, and in all.
@@ -37,13 +39,28 @@ impl Engine {
         options: &EngineOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Engine, EngineError> {
-        let checkpoint = Checkpoint::open(path)?;
+        let mut opening = Opening::begin();
+        let checkpoint = opening.time(|times| &mut times.headers, || Checkpoint::open(path))?;
+        // The plan counts the process when everything but the model is there, so that the budget holds all of it. Where the budget
+        // has room for the most that the tokenizer may take, nobody has to wait for that: the trunk is read beside it.
+        let most = plan::process_bytes() + TextSide::most_bytes(&checkpoint);
+        let (text, plan, model) = if Plan::make(&checkpoint, options, most).is_ok() {
+            let (text, trunk) = opening.text_and_trunk(&checkpoint, options, progress)?;
+            let process_bytes = plan::process_bytes().saturating_sub(trunk.n_bytes());
+            let plan =
+                opening.time(|times| &mut times.plan, || Plan::make(&checkpoint, options, process_bytes))?;
+            let make = || Model::new(&checkpoint, trunk, plan.model.clone());
+            let model = opening.time(|times| &mut times.buffers, make)?;
+            (text, plan, model)
+        } else {
+            let text = opening.time(|times| &mut times.text, || TextSide::open(&checkpoint))?;
+            let (plan, model) = opening.weights(&checkpoint, options, progress)?;
+            (text, plan, model)
+        };
+        let TextSide { tokenizer, template, defaults } = text;
+        opening.end();
         let dir = checkpoint.dir().to_owned();
-        let TextSide { tokenizer, template, defaults } = TextSide::open(&checkpoint)?;
-        // The process is measured when everything but the model is there, so that the budget holds all of it.
-        let plan = Plan::make(&checkpoint, options)?;
-        let model = Model::load(&checkpoint, options.make_backend()?, plan.model.clone(), progress)?;
-        Ok(Engine { dir, tokenizer, template, defaults, plan, model })
+        Ok(Engine { dir, tokenizer, template, defaults, plan, model, opening })
     }
 
     /// Opens the weights alone: for passes over token ids, which need neither a tokenizer nor a chat template.
@@ -53,9 +70,7 @@ impl Engine {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(Plan, Model), EngineError> {
         let checkpoint = Checkpoint::open(path)?;
-        let plan = Plan::make(&checkpoint, options)?;
-        let model = Model::load(&checkpoint, options.make_backend()?, plan.model.clone(), progress)?;
-        Ok((plan, model))
+        Opening::begin().weights(&checkpoint, options, progress)
     }
 
     /// A new sequence. There is one at a time.
@@ -86,6 +101,11 @@ impl Engine {
     /// What was planned.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// How long opening took, and what of it.
+    pub fn opening(&self) -> &Opening {
+        &self.opening
     }
 
     /// The model, for statistics.

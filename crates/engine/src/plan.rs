@@ -68,10 +68,13 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Fits the model into the budget: first the floor, then a comfortable context, chunk and saved prefixes, then slots.
-    pub(crate) fn make(checkpoint: &Checkpoint, options: &EngineOptions) -> Result<Plan, EngineError> {
+    /// Fits the model beside `process_bytes` into the budget: first the floor, then a comfortable context, chunk and saved prefixes, then slots.
+    pub(crate) fn make(
+        checkpoint: &Checkpoint,
+        options: &EngineOptions,
+        process_bytes: u64,
+    ) -> Result<Plan, EngineError> {
         let (ram_bytes, ram_source) = ram(options);
-        let process_bytes = machine::rss_bytes().unwrap_or(32 << 20) + MARGIN_BYTES;
         let spec = checkpoint.spec();
         let mut least_floor = u64::MAX;
         for comfort in COMFORTS {
@@ -171,6 +174,11 @@ impl Plan {
             + self.work_bytes
             + self.slot_bytes
     }
+}
+
+/// The process as it is now, and a margin for what has not happened yet.
+pub(crate) fn process_bytes() -> u64 {
+    machine::rss_bytes().unwrap_or(32 << 20) + MARGIN_BYTES
 }
 
 /// How generous context, chunk and saved prefixes are; tried from the best down.

@@ -1,5 +1,7 @@
 //! What turns text into tokens and back, and how answers are sampled and end, wherever a model's files say it.
 
+use std::path::Path;
+
 use flashmill_checkpoint::Checkpoint;
 
 use crate::EngineError;
@@ -19,6 +21,23 @@ pub(crate) struct TextSide {
 }
 
 impl TextSide {
+    /// The most memory that [`TextSide::open`] takes: what holds for GGUF metadata of every kind (tests/allocation.rs), and more than
+    /// what a tokenizer.json takes.
+    pub(crate) fn most_bytes(checkpoint: &Checkpoint) -> u64 {
+        let len = |path: &Path| path.metadata().map_or(0, |meta| meta.len());
+        let file_bytes = match checkpoint.gguf_metadata() {
+            // The metadata end before the first tensor.
+            Some(path) if path == checkpoint.files()[0].path => {
+                let starts = checkpoint.trunk().embed.parts.iter().flatten();
+                let starts = starts.filter(|extent| extent.file.0 == 0).map(|extent| extent.offset);
+                starts.min().unwrap_or(len(path))
+            }
+            Some(path) => len(path),
+            None => len(&checkpoint.dir().join("tokenizer.json")),
+        };
+        (64 << 20) + 8 * file_bytes
+    }
+
     /// Reads GGUF metadata where the checkpoint has them, the files beside the weights otherwise.
     pub(crate) fn open(checkpoint: &Checkpoint) -> Result<TextSide, EngineError> {
         let eos_ids = &checkpoint.spec().eos_token_ids;

@@ -1,6 +1,6 @@
 //! The trait that every device implements: few, coarse calls on buffers that the backend owns.
 
-use flashmill_layout::{MatrixShape, MatrixView};
+use flashmill_layout::{MAX_PARTS, MatrixShape, MatrixView};
 
 /// An array of f32 activations owned by the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -225,6 +225,9 @@ pub trait Backend: Send {
 
     /// The bytes of part `part`, all rows.
     fn matrix_part(&mut self, matrix: Matrix, part: usize) -> &mut [u8];
+
+    /// The bytes of all matrices at once, `[matrix][part]` in the order in which they were made; parts that a matrix has not are empty.
+    fn all_parts(&mut self) -> Vec<[&mut [u8]; MAX_PARTS]>;
 
     /// Makes the KV cache of `n_pages` pages; called once.
     fn kv_cache(&mut self, shape: KvShape, n_pages: usize);

@@ -16,7 +16,7 @@ mod work;
 
 pub use error::ModelError;
 pub use forward::{MAX_SEQUENCES, Sequence, Wanted};
-pub use load::{Footprint, Model};
+pub use load::{Footprint, Model, ResidentTrunk};
 pub use observe::{Observer, Route};
 pub use options::ModelOptions;
 pub use state::State;

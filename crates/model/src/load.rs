@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use flashmill_checkpoint::{Checkpoint, ModelSpec};
 use flashmill_kernels::Backend;
-use flashmill_store::{Files, Records, Stats, Store};
+use flashmill_store::{Files, ReaderKind, Records, Stats, Store};
 
 use crate::state::Pool;
 use crate::timing::Timing;
@@ -24,6 +25,46 @@ pub struct Model {
     pub(crate) pool: Arc<Pool>,
     pub(crate) timing: Timing,
     pub(crate) route: Option<Box<dyn Route>>,
+}
+
+/// The weights that every token uses, read into a backend: what a model needs before the rest is planned.
+pub struct ResidentTrunk {
+    backend: Box<dyn Backend>,
+    weights: Weights,
+    files: Arc<Files>,
+    n_bytes: u64,
+    read_time: Duration,
+}
+
+impl ResidentTrunk {
+    /// Reads the trunk, around the page cache unless the reader is [`ReaderKind::PageCache`]. `progress` is told the bytes read so
+    /// far, and in all.
+    pub fn read(
+        checkpoint: &Checkpoint,
+        mut backend: Box<dyn Backend>,
+        reader: ReaderKind,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<ResidentTrunk, ModelError> {
+        let begun = Instant::now();
+        let paths: Vec<PathBuf> = checkpoint.files().iter().map(|file| file.path.clone()).collect();
+        let files = Arc::new(Files::open(&paths)?);
+        let n_bytes = trunk_bytes(checkpoint);
+        let mut loader = Loader::new(backend.as_mut());
+        let weights = loader.weights(checkpoint);
+        let direct = reader != ReaderKind::PageCache;
+        loader.read(&files, direct, &mut |done| progress(done.min(n_bytes), n_bytes))?;
+        Ok(ResidentTrunk { backend, weights, files, n_bytes, read_time: begun.elapsed() })
+    }
+
+    /// Bytes of memory: those of [`Footprint::trunk_bytes`].
+    pub fn n_bytes(&self) -> u64 {
+        self.n_bytes
+    }
+
+    /// How long reading took.
+    pub fn read_time(&self) -> Duration {
+        self.read_time
+    }
 }
 
 /// Bytes of the store's tables for one bundle: nine extents of 24 bytes at most, its place, its policy's counts.
@@ -66,15 +107,12 @@ impl Footprint {
         options: &ModelOptions,
     ) -> Result<Footprint, ModelError> {
         let spec = checkpoint.spec();
-        let matrices =
-            weights::trunk_matrices(checkpoint.trunk()).into_iter().map(|m| m.shape.bytes() as u64);
-        let vectors = weights::trunk_vectors(checkpoint.trunk()).into_iter().map(|v| 4 * v.len as u64);
         let records = records(checkpoint);
         let n_bundles: u64 = (0..records.n_layers()).map(|layer| records.n_bundles(layer) as u64).sum();
         let work = Work::new(backend.as_mut(), spec, options, options.top_k(spec)?);
         reserve(backend.as_mut(), checkpoint, options);
         Ok(Footprint {
-            trunk_bytes: matrices.sum::<u64>() + vectors.sum::<u64>(),
+            trunk_bytes: trunk_bytes(checkpoint),
             kv_bytes: (options.n_pages() * options.kv_shape(spec).page_bytes()) as u64,
             state_bytes: (options.n_states * delta_state_len(spec) * 4) as u64,
             work_bytes: (backend.bytes() + work.host.bytes()) as u64,
@@ -89,22 +127,24 @@ impl Model {
     /// Reads the trunk and opens the store. `progress` is told the bytes of the trunk read so far, and in all.
     pub fn load(
         checkpoint: &Checkpoint,
-        mut backend: Box<dyn Backend>,
+        backend: Box<dyn Backend>,
         options: ModelOptions,
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Model, ModelError> {
+        options.top_k(checkpoint.spec())?;
+        let trunk = ResidentTrunk::read(checkpoint, backend, options.store.reader, progress)?;
+        Model::new(checkpoint, trunk, options)
+    }
+
+    /// Makes the rest around the trunk of the same checkpoint: buffers, caches, and the store.
+    pub fn new(
+        checkpoint: &Checkpoint,
+        trunk: ResidentTrunk,
+        options: ModelOptions,
+    ) -> Result<Model, ModelError> {
+        let ResidentTrunk { mut backend, weights, files, .. } = trunk;
         let spec = checkpoint.spec().clone();
         let top_k = options.top_k(&spec)?;
-        let paths: Vec<PathBuf> = checkpoint.files().iter().map(|file| file.path.clone()).collect();
-        let files = Arc::new(Files::open(&paths)?);
-        let total = weights::trunk_matrices(checkpoint.trunk()).iter().map(|m| m.shape.bytes() as u64).sum();
-        let mut loader = Loader {
-            backend: backend.as_mut(),
-            files: &files,
-            progress: &mut |done| progress(done.min(total), total),
-            n_read: 0,
-        };
-        let weights = loader.weights(checkpoint)?;
         let work = Work::new(backend.as_mut(), &spec, &options, top_k);
         reserve(backend.as_mut(), checkpoint, &options);
         backend.kv_cache(options.kv_shape(&spec), options.n_pages());
@@ -187,6 +227,13 @@ impl Model {
         self.backend.read(state.delta, 0, &mut values);
         values
     }
+}
+
+/// Bytes of memory of the weights that every token uses.
+fn trunk_bytes(checkpoint: &Checkpoint) -> u64 {
+    let matrices = weights::trunk_matrices(checkpoint.trunk()).into_iter().map(|m| m.shape.bytes() as u64);
+    let vectors = weights::trunk_vectors(checkpoint.trunk()).into_iter().map(|v| 4 * v.len as u64);
+    matrices.sum::<u64>() + vectors.sum::<u64>()
 }
 
 /// Values of a sequence's DeltaNet state, all layers.

@@ -6,7 +6,7 @@ use flashmill_checkpoint::{
 };
 use flashmill_kernels::{Backend, Buffer, DeltaShape, Matrix};
 use flashmill_layout::MatrixShape;
-use flashmill_store::Files;
+use flashmill_store::{Files, Wanted};
 
 use crate::ModelError;
 
@@ -132,142 +132,160 @@ pub(crate) fn trunk_vectors(trunk: &Trunk) -> Vec<&VectorRef> {
     all
 }
 
-/// Reads the trunk into the backend.
+/// Makes room for the trunk in the backend, then reads all of it at once.
 pub(crate) struct Loader<'a> {
-    pub backend: &'a mut dyn Backend,
-    pub files: &'a Files,
-    /// Told the bytes read so far.
-    pub progress: &'a mut dyn FnMut(u64),
-    pub n_read: u64,
+    backend: &'a mut dyn Backend,
+    /// Room was made for these, and they have not been read.
+    matrices: Vec<(Matrix, &'a MatrixRef)>,
+    vectors: Vec<(Buffer, &'a VectorRef)>,
 }
 
-impl Loader<'_> {
-    pub(crate) fn weights(&mut self, checkpoint: &Checkpoint) -> Result<Weights, ModelError> {
+impl<'a> Loader<'a> {
+    pub(crate) fn new(backend: &'a mut dyn Backend) -> Loader<'a> {
+        Loader { backend, matrices: Vec::new(), vectors: Vec::new() }
+    }
+
+    /// Makes room for everything.
+    pub(crate) fn weights(&mut self, checkpoint: &'a Checkpoint) -> Weights {
         let trunk = checkpoint.trunk();
-        let embed = self.matrix(&trunk.embed)?;
+        let embed = self.matrix(&trunk.embed);
         let head = match &trunk.head {
-            Some(head) => self.matrix(head)?,
+            Some(head) => self.matrix(head),
             None => embed,
         };
-        let final_norm = self.vector(&trunk.final_norm)?;
+        let final_norm = self.vector(&trunk.final_norm);
         let (mut n_attention, mut n_delta) = (0, 0);
         let mut layers = Vec::with_capacity(trunk.layers.len());
         for (index, layer) in trunk.layers.iter().enumerate() {
             let mixer = match &layer.mixer {
                 MixerRef::Attention(attention) => {
                     n_attention += 1;
-                    Mixer::Attention(self.attention(attention, n_attention - 1)?)
+                    Mixer::Attention(self.attention(attention, n_attention - 1))
                 }
                 MixerRef::DeltaNet(delta) => {
                     n_delta += 1;
-                    Mixer::DeltaNet(self.delta_net(delta, n_delta - 1)?)
+                    Mixer::DeltaNet(self.delta_net(delta, n_delta - 1))
                 }
             };
             let kind = checkpoint.spec().layers[index].ffn;
             layers.push(Layer {
-                input_norm: self.vector(&layer.input_norm)?,
+                input_norm: self.vector(&layer.input_norm),
                 mixer,
-                post_norm: self.vector(&layer.post_norm)?,
-                ffn: self.ffn(layer, kind, checkpoint.bundle_shapes(index))?,
+                post_norm: self.vector(&layer.post_norm),
+                ffn: self.ffn(layer, kind, checkpoint.bundle_shapes(index)),
             });
         }
-        Ok(Weights { embed, layers, final_norm, head })
+        Weights { embed, layers, final_norm, head }
     }
 
-    fn attention(&mut self, weights: &AttentionRef, ordinal: usize) -> Result<Attention, ModelError> {
-        Ok(Attention {
+    fn attention(&mut self, weights: &'a AttentionRef, ordinal: usize) -> Attention {
+        Attention {
             ordinal,
-            q: self.matrix(&weights.q)?,
-            k: self.matrix(&weights.k)?,
-            v: self.matrix(&weights.v)?,
-            o: self.matrix(&weights.o)?,
-            q_norm: self.vector(&weights.q_norm)?,
-            k_norm: self.vector(&weights.k_norm)?,
-        })
+            q: self.matrix(&weights.q),
+            k: self.matrix(&weights.k),
+            v: self.matrix(&weights.v),
+            o: self.matrix(&weights.o),
+            q_norm: self.vector(&weights.q_norm),
+            k_norm: self.vector(&weights.k_norm),
+        }
     }
 
-    fn delta_net(&mut self, weights: &DeltaNetRef, ordinal: usize) -> Result<DeltaNet, ModelError> {
-        Ok(DeltaNet {
+    fn delta_net(&mut self, weights: &'a DeltaNetRef, ordinal: usize) -> DeltaNet {
+        DeltaNet {
             ordinal,
-            qkv: self.matrix(&weights.qkv)?,
-            z: self.matrix(&weights.z)?,
-            b: self.matrix(&weights.b)?,
-            a: self.matrix(&weights.a)?,
-            conv: self.vector(&weights.conv)?,
-            decay: self.vector(&weights.decay)?,
-            dt_bias: self.vector(&weights.dt_bias)?,
-            norm: self.vector(&weights.norm)?,
-            out: self.matrix(&weights.out)?,
-        })
+            qkv: self.matrix(&weights.qkv),
+            z: self.matrix(&weights.z),
+            b: self.matrix(&weights.b),
+            a: self.matrix(&weights.a),
+            conv: self.vector(&weights.conv),
+            decay: self.vector(&weights.decay),
+            dt_bias: self.vector(&weights.dt_bias),
+            norm: self.vector(&weights.norm),
+            out: self.matrix(&weights.out),
+        }
     }
 
-    fn ffn(
-        &mut self,
-        layer: &LayerRef,
-        kind: FfnKind,
-        bundle: Option<[MatrixShape; 3]>,
-    ) -> Result<Ffn, ModelError> {
+    fn ffn(&mut self, layer: &'a LayerRef, kind: FfnKind, bundle: Option<[MatrixShape; 3]>) -> Ffn {
         match &layer.ffn {
             FfnRef::Dense(glu) => {
                 assert_eq!(kind, FfnKind::Dense, "the trunk agrees with the spec");
-                Ok(Ffn::Dense(self.glu(glu)?))
+                Ffn::Dense(self.glu(glu))
             }
             FfnRef::Moe { router, shared } => {
                 let shared = match shared {
                     None => None,
                     Some(shared) => Some(Shared {
                         intermediate: shared.glu.gate.shape.rows,
-                        glu: self.glu(&shared.glu)?,
-                        gate_logit: self.matrix(&shared.gate_logit)?,
+                        glu: self.glu(&shared.glu),
+                        gate_logit: self.matrix(&shared.gate_logit),
                     }),
                 };
                 let bundle = bundle.expect("a layer with a router has bundles");
-                Ok(Ffn::Moe(Moe { router: self.matrix(router)?, shared, bundle }))
+                Ffn::Moe(Moe { router: self.matrix(router), shared, bundle })
             }
         }
     }
 
-    fn glu(&mut self, weights: &GluRef) -> Result<Glu, ModelError> {
-        Ok(Glu {
-            gate: self.matrix(&weights.gate)?,
-            up: self.matrix(&weights.up)?,
-            down: self.matrix(&weights.down)?,
-        })
+    fn glu(&mut self, weights: &'a GluRef) -> Glu {
+        Glu {
+            gate: self.matrix(&weights.gate),
+            up: self.matrix(&weights.up),
+            down: self.matrix(&weights.down),
+        }
     }
 
-    fn matrix(&mut self, weights: &MatrixRef) -> Result<Matrix, ModelError> {
+    fn matrix(&mut self, weights: &'a MatrixRef) -> Matrix {
         let matrix = self.backend.matrix(weights.shape);
-        for (index, runs) in weights.parts.iter().enumerate() {
-            let part = self.backend.matrix_part(matrix, index);
-            let mut at = 0;
-            for run in runs {
-                let len = usize::try_from(run.len).expect("a run fits in memory: the plan has counted it");
-                self.files.read_exact(*run, &mut part[at..at + len])?;
-                at += len;
-                self.n_read += run.len;
-                (self.progress)(self.n_read);
-            }
-            assert_eq!(at, part.len(), "the runs of {} give all its rows", weights.name);
-        }
-        Ok(matrix)
+        self.matrices.push((matrix, weights));
+        matrix
     }
 
-    fn vector(&mut self, weights: &VectorRef) -> Result<Buffer, ModelError> {
-        let mut bytes = vec![0; weights.len * weights.float.bytes()];
-        self.files.read_exact(weights.extent, &mut bytes)?;
-        self.n_read += bytes.len() as u64;
-        let values: Vec<f32> = (0..weights.len)
-            .map(|i| {
-                let value = weights.float.get(&bytes, i);
-                match weights.map {
-                    VectorMap::Identity => value,
-                    VectorMap::OnePlus => 1.0 + value,
-                    VectorMap::NegExp => -value.exp(),
+    fn vector(&mut self, weights: &'a VectorRef) -> Buffer {
+        let buffer = self.backend.buffer(weights.len);
+        self.vectors.push((buffer, weights));
+        buffer
+    }
+
+    /// Reads everything that room was made for; `progress` is told the bytes read so far.
+    pub(crate) fn read(
+        self,
+        files: &Files,
+        direct: bool,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), ModelError> {
+        let mut wanted = Vec::new();
+        let mut vectors: Vec<Vec<u8>> =
+            self.vectors.iter().map(|(_, vector)| vec![0; vector.len * vector.float.bytes()]).collect();
+        for ((_, vector), into) in self.vectors.iter().zip(&mut vectors) {
+            wanted.push(Wanted { extent: vector.extent, into });
+        }
+        let mut parts = self.backend.all_parts();
+        for (matrix, weights) in &self.matrices {
+            for (part, runs) in parts[matrix.0 as usize].iter_mut().zip(&weights.parts) {
+                let mut rest = std::mem::take(part);
+                for &extent in runs {
+                    let (into, after) = rest.split_at_mut(extent.len as usize);
+                    wanted.push(Wanted { extent, into });
+                    rest = after;
                 }
-            })
-            .collect();
-        let buffer = self.backend.buffer(values.len());
-        self.backend.write(buffer, 0, &values);
-        Ok(buffer)
+                assert!(rest.is_empty(), "the runs of {} give all its rows", weights.name);
+            }
+        }
+        files.read_many(wanted, direct, progress)?;
+        for ((buffer, vector), bytes) in self.vectors.iter().zip(&vectors) {
+            let values: Vec<f32> = (0..vector.len).map(|i| value(vector, bytes, i)).collect();
+            self.backend.write(*buffer, 0, &values);
+        }
+        Ok(())
+    }
+}
+
+/// A value of a vector as the forward pass wants it.
+fn value(vector: &VectorRef, bytes: &[u8], i: usize) -> f32 {
+    let value = vector.float.get(bytes, i);
+    match vector.map {
+        VectorMap::Identity => value,
+        VectorMap::OnePlus => 1.0 + value,
+        VectorMap::NegExp => -value.exp(),
     }
 }

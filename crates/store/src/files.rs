@@ -11,7 +11,7 @@ use crate::platform;
 /// Where slots and covers are aligned, whatever a file asks for: a multiple of every alignment that is read directly.
 pub(crate) const ALIGN: u64 = 4096;
 
-/// Bytes of one buffered read of [`Files::read_exact`]; also how much of the page cache it fills at a time.
+/// Bytes of one read of [`Files::read_exact`]; also how much of the page cache it fills at a time.
 const PIECE_BYTES: usize = 8 << 20;
 
 /// The open files of a checkpoint.

@@ -12,6 +12,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `files` | the open files of a checkpoint, each through the page cache and around it |
+//! | `bulk` | many extents at once into memory of the caller's |
 //! | `records`, `plan` | which extents make a record; from them its reads, its place in a slot, the sizes of slots |
 //! | `memory` | the slots' memory; who may read or write which bytes (unsafe) |
 //! | `slots`, `policy` | who is in which slot, and who leaves |
@@ -31,6 +32,7 @@
 //! - *No heap allocation in the steady state of a fetch* (tests/no_alloc.rs).
 
 mod budget;
+mod bulk;
 mod error;
 mod fetch;
 mod files;
@@ -48,6 +50,7 @@ mod stats;
 mod store;
 
 pub use budget::{Budget, BudgetEntry, BudgetError};
+pub use bulk::Wanted;
 pub use error::StoreError;
 pub use fetch::Fetch;
 pub use files::Files;

@@ -1,6 +1,6 @@
 //! The [`Backend`] trait on the CPU: each call is one or a few regions of the team, done when it returns.
 
-use flashmill_layout::MatrixShape;
+use flashmill_layout::{MAX_PARTS, MatrixShape};
 
 use super::affine::Output;
 use super::kv::KvCache;
@@ -84,6 +84,10 @@ impl Backend for Cpu {
 
     fn matrix_part(&mut self, matrix: Matrix, part: usize) -> &mut [u8] {
         self.matrices[matrix.0 as usize].parts[part].bytes_mut()
+    }
+
+    fn all_parts(&mut self) -> Vec<[&mut [u8]; MAX_PARTS]> {
+        self.matrices.iter_mut().map(|matrix| matrix.parts.each_mut().map(Memory::bytes_mut)).collect()
     }
 
     fn kv_cache(&mut self, shape: KvShape, n_pages: usize) {

@@ -121,6 +121,10 @@ impl Backend for Reference {
         &mut self.matrices[matrix.0 as usize].parts[part]
     }
 
+    fn all_parts(&mut self) -> Vec<[&mut [u8]; MAX_PARTS]> {
+        self.matrices.iter_mut().map(|matrix| matrix.parts.each_mut().map(Vec::as_mut_slice)).collect()
+    }
+
     fn kv_cache(&mut self, shape: KvShape, n_pages: usize) {
         assert!(self.kv.is_none(), "kv_cache is called once");
         self.kv = Some(KvPages::new(shape, n_pages));

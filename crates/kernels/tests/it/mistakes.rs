@@ -7,7 +7,7 @@ use flashmill_kernels::{
     Attend, Backend, Buffer, DeltaShape, Glu, KvKind, KvShape, Matrix, NormRotate, Page, Picks, Reference,
     Segment, Term,
 };
-use flashmill_layout::MatrixShape;
+use flashmill_layout::{MAX_PARTS, MatrixShape};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mistake {
@@ -104,6 +104,9 @@ impl Backend for Mistaken {
     }
     fn matrix_part(&mut self, matrix: Matrix, part: usize) -> &mut [u8] {
         self.inner.matrix_part(matrix, part)
+    }
+    fn all_parts(&mut self) -> Vec<[&mut [u8]; MAX_PARTS]> {
+        self.inner.all_parts()
     }
     fn kv_cache(&mut self, mut shape: KvShape, n_pages: usize) {
         if self.is(Mistake::KvKind) {
