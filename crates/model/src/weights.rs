@@ -212,14 +212,11 @@ impl<'a> Loader<'a> {
                 Ffn::Dense(self.glu(glu))
             }
             FfnRef::Moe { router, shared } => {
-                let shared = match shared {
-                    None => None,
-                    Some(shared) => Some(Shared {
-                        intermediate: shared.glu.gate.shape.rows,
-                        glu: self.glu(&shared.glu),
-                        gate_logit: self.matrix(&shared.gate_logit),
-                    }),
-                };
+                let shared = shared.as_ref().map(|shared| Shared {
+                    intermediate: shared.glu.gate.shape.rows,
+                    glu: self.glu(&shared.glu),
+                    gate_logit: self.matrix(&shared.gate_logit),
+                });
                 let bundle = bundle.expect("a layer with a router has bundles");
                 Ffn::Moe(Moe { router: self.matrix(router), shared, bundle })
             }
