@@ -6,7 +6,7 @@ use flashmill_checkpoint::{
 use flashmill_layout::{Encoding, Float};
 use serde_json::json;
 
-use crate::support::{Draft, Tensor, decode, open, refused, says, values};
+use crate::support::{Draft, Tensor, decode, open, refused, says, to_mlx, values};
 
 /// Splits the fused experts of transformers 5 into one tensor an expert and projection.
 fn split_experts(draft: &mut Draft) {
@@ -27,47 +27,6 @@ fn split_experts(draft: &mut Draft) {
             push(format!("{at}.{expert}.down_proj.weight"), vec![hidden, size], data);
         }
     }
-}
-
-/// What mlx-lm's converter makes of the files without quantising: names, stacked experts, convolution, norms (kept in f32
-/// here, so that nothing is lost).
-fn to_mlx(draft: &mut Draft) {
-    let mut tensors = Vec::new();
-    for mut tensor in std::mem::take(&mut draft.tensors) {
-        if tensor.name.starts_with("mtp.") || tensor.name.starts_with("model.visual.") {
-            continue;
-        }
-        tensor.name = match tensor.name.strip_prefix("model.language_model.") {
-            Some(rest) => format!("language_model.model.{rest}"),
-            None => format!("language_model.{}", tensor.name),
-        };
-        if tensor.name.ends_with("conv1d.weight") {
-            tensor.shape.swap(1, 2);
-        }
-        if tensor.name.ends_with("norm.weight") && !tensor.name.ends_with("linear_attn.norm.weight") {
-            let plus: Vec<f32> = tensor.floats().iter().map(|w| 1.0 + w).collect();
-            tensor = tensor.with_floats(&plus);
-        }
-        if let Some(at) = tensor.name.strip_suffix("experts.gate_up_proj") {
-            let at = at.to_owned();
-            let (n, size, hidden) = (tensor.shape[0], tensor.shape[1] / 2, tensor.shape[2]);
-            let half = size * hidden * 2;
-            let experts = |first: usize| -> Vec<u8> {
-                (0..n).flat_map(|e| tensor.data[(2 * e + first) * half..][..half].to_vec()).collect()
-            };
-            for (i, projection) in ["gate_proj", "up_proj"].into_iter().enumerate() {
-                let name = format!("{at}switch_mlp.{projection}.weight");
-                let shape = vec![n, size, hidden];
-                tensors.push(Tensor { name, dtype: tensor.dtype.clone(), shape, data: experts(i) });
-            }
-            continue;
-        }
-        if let Some(at) = tensor.name.strip_suffix("experts.down_proj") {
-            tensor.name = format!("{at}switch_mlp.down_proj.weight");
-        }
-        tensors.push(tensor);
-    }
-    draft.tensors = tensors;
 }
 
 /// All values of both models, experts included, are equal.
