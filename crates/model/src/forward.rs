@@ -6,7 +6,7 @@ use flashmill_checkpoint::{AttentionSpec, ModelSpec};
 use flashmill_kernels::{
     Attend, Backend, Buffer, DeltaShape, Glu, NormRotate, PAGE_TOKENS, Picks, Segment, Term,
 };
-use flashmill_layout::{MAX_PARTS, MatrixShape, MatrixView};
+use flashmill_layout::{Encoding, Float, MAX_PARTS, MatrixShape, MatrixView};
 use flashmill_store::{Lease, Order, Store};
 
 use crate::observe::Watch;
@@ -214,6 +214,7 @@ impl Model {
                     b.linear(h, n, &[(glu.gate, ffn.gate), (glu.up, ffn.up)]);
                     let units = spec.dense_intermediate_size.expect("a dense layer has a width");
                     b.silu_mul(ffn.gate, ffn.up, ffn.gate, n * units);
+                    pass.see_units(b, "dense_units", ffn.gate, units);
                     b.linear(ffn.gate, n, &[(glu.down, y)]);
                     timing.mark(Some(index), Part::Shared);
                 }
@@ -255,6 +256,12 @@ impl Model {
 impl Pass<'_, '_> {
     fn see(&mut self, backend: &mut dyn Backend, name: &'static str, buffer: Buffer, row_len: usize) {
         self.watch.tensor(backend, Some(self.layer), name, buffer, self.n_rows, row_len);
+    }
+
+    fn see_units(&mut self, backend: &mut dyn Backend, name: &'static str, buffer: Buffer, row_len: usize) {
+        if self.watch.wants_units() {
+            self.see(backend, name, buffer, row_len);
+        }
     }
 }
 
@@ -394,16 +401,22 @@ fn mixture(
     timing.mark(layer, Part::ReadWait);
     if let Some(shared) = &moe.shared {
         shared_expert(b, shared, work, h, n);
+        pass.see_units(b, "shared_units", work.gate, shared.intermediate);
         pass.see(b, "shared_expert_out", work.shared_out, hidden);
         pass.see(b, "shared_expert_gate_logit", work.shared_logit, 1);
         timing.mark(layer, Part::Shared);
     }
     b.zero(y, n * hidden);
+    let mut units = pass.watch.wants_units().then(|| Units::new(b, n, &moe.bundle));
     while let Some((i, lease)) = fetch.next()? {
         timing.mark(layer, Part::ReadWait);
         let entries = union.entries(i);
         let first = if as_they_land { entries.start } else { 0 };
-        b.expert(&glu(&lease, &moe.bundle), h, &union.rows[entries.clone()], work.expert_out, first);
+        let (glu, rows) = (glu(&lease, &moe.bundle), &union.rows[entries.clone()]);
+        b.expert(&glu, h, rows, work.expert_out, first);
+        if let Some(units) = &mut units {
+            pass.watch.units(pass.layer, union.experts[i], rows, units.of(b, &glu, h, rows));
+        }
         if !as_they_land {
             terms.clear();
             terms.extend(
@@ -412,6 +425,9 @@ fn mixture(
             b.accumulate(y, work.expert_out, hidden, terms);
         }
         timing.mark(layer, Part::Experts);
+    }
+    if let Some(units) = units {
+        b.release(units.out);
     }
     if as_they_land {
         // The entries are sorted by expert, so each row's terms come in ascending expert order.
@@ -426,6 +442,37 @@ fn mixture(
         timing.mark(layer, Part::Shared);
     }
     Ok(())
+}
+
+/// The hidden units of experts, which no operation of a backend gives: the output of experts whose `down` is the identity. Only for
+/// observers; computed beside the pass, which stays what it is.
+struct Units {
+    /// The identity, `[intermediate, intermediate]` in F32.
+    identity: Vec<u8>,
+    shape: MatrixShape,
+    out: Buffer,
+    values: Vec<f32>,
+}
+
+impl Units {
+    /// For passes of `n_rows`.
+    fn new(b: &mut dyn Backend, n_rows: usize, bundle: &[MatrixShape; 3]) -> Units {
+        let n = bundle[0].rows;
+        let shape = MatrixShape { rows: n, cols: n, encoding: Encoding::Float(Float::F32) };
+        let mut identity = vec![0; shape.bytes()];
+        for i in 0..n {
+            identity[4 * (i * n + i)..][..4].copy_from_slice(&1f32.to_le_bytes());
+        }
+        Units { identity, shape, out: b.buffer(n_rows * n), values: vec![0.0; n_rows * n] }
+    }
+
+    fn of(&mut self, b: &mut dyn Backend, glu: &Glu<'_>, h: Buffer, rows: &[u32]) -> &[f32] {
+        let glu = Glu { down: MatrixView::new(self.shape, &[&self.identity]), ..*glu };
+        b.expert(&glu, h, rows, self.out, 0);
+        let values = &mut self.values[..rows.len() * self.shape.rows];
+        b.read(self.out, 0, values);
+        values
+    }
 }
 
 /// `shared_out = down(silu(gate h) * up h)` and the logit of its gate.

@@ -22,6 +22,16 @@ pub trait Observer {
     fn guess(&mut self, layer: usize, guess: &Picks) {
         let _ = (layer, guess);
     }
+
+    /// Whether to be shown hidden units: [`Observer::units`], and the tensors `shared_units` and `dense_units`.
+    fn wants_units(&self) -> bool {
+        false
+    }
+
+    /// `silu(gate x) * up x`, the input of `down`, of an expert for the rows that picked it: `[rows.len()][intermediate]`.
+    fn units(&mut self, layer: usize, expert: u32, rows: &[u32], values: &[f32]) {
+        let _ = (layer, expert, rows, values);
+    }
 }
 
 /// Picks experts in the router's place: for measuring with routing of a known kind. What the model computes is then not its own.
@@ -58,6 +68,16 @@ impl Watch<'_> {
 
     pub(crate) fn n_guesses(&self) -> usize {
         self.0.as_ref().map_or(0, |observer| observer.n_guesses())
+    }
+
+    pub(crate) fn wants_units(&self) -> bool {
+        self.0.as_ref().is_some_and(|observer| observer.wants_units())
+    }
+
+    pub(crate) fn units(&mut self, layer: usize, expert: u32, rows: &[u32], values: &[f32]) {
+        if let Some(observer) = &mut self.0 {
+            observer.units(layer, expert, rows, values);
+        }
     }
 
     pub(crate) fn guess(&mut self, layer: usize, guess: &Picks) {
