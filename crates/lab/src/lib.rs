@@ -1,7 +1,9 @@
 //! Measuring: speed beside what the machine gives, synthetic models of the real shapes, since weights of that size cannot be shipped
-//! with a test, and caches replayed on recorded routing.
+//! with a test, caches replayed on recorded routing, and the inputs of each matrix over some text.
 
 pub mod bench;
+pub mod calibrate;
+mod gguf;
 mod random;
 pub mod replay;
 pub mod routing;

@@ -9,13 +9,10 @@ use std::path::Path;
 use half::f16;
 
 use super::{LabError, Shape, SyntheticOptions, is_attention};
+use crate::gguf::{ALIGNMENT, Pairs, TYPE_F32, put_string};
 use crate::random::SplitMix64;
 
-/// Tensors start at multiples of this.
-const ALIGNMENT: u64 = 32;
-
 /// `ggml_type` of ggml.h.
-const TYPE_F32: u32 = 0;
 const TYPE_Q4_K: u32 = 12;
 
 /// Values and bytes of a block of Q4_K.
@@ -274,57 +271,6 @@ fn byte_char(byte: u8) -> char {
     }
     let place = (0..byte).filter(|byte| !printable(byte)).count();
     char::from_u32(256 + place as u32).expect("a letter of Latin Extended-A")
-}
-
-/// Keys and values of the metadata.
-#[derive(Default)]
-struct Pairs {
-    n: u64,
-    bytes: Vec<u8>,
-}
-
-impl Pairs {
-    fn key(&mut self, key: &str, kind: u32) {
-        self.n += 1;
-        put_string(&mut self.bytes, key);
-        self.bytes.extend(kind.to_le_bytes());
-    }
-
-    fn u32(&mut self, key: &str, value: u32) {
-        self.key(key, 4);
-        self.bytes.extend(value.to_le_bytes());
-    }
-
-    fn f32(&mut self, key: &str, value: f32) {
-        self.key(key, 6);
-        self.bytes.extend(value.to_le_bytes());
-    }
-
-    fn string(&mut self, key: &str, value: &str) {
-        self.key(key, 8);
-        put_string(&mut self.bytes, value);
-    }
-
-    fn array(&mut self, key: &str, kind: u32, len: usize) {
-        self.key(key, 9);
-        self.bytes.extend(kind.to_le_bytes());
-        self.bytes.extend((len as u64).to_le_bytes());
-    }
-
-    fn i32s(&mut self, key: &str, values: &[i32]) {
-        self.array(key, 5, values.len());
-        values.iter().for_each(|value| self.bytes.extend(value.to_le_bytes()));
-    }
-
-    fn strings(&mut self, key: &str, values: &[String]) {
-        self.array(key, 8, values.len());
-        values.iter().for_each(|value| put_string(&mut self.bytes, value));
-    }
-}
-
-fn put_string(to: &mut Vec<u8>, text: &str) {
-    to.extend((text.len() as u64).to_le_bytes());
-    to.extend(text.as_bytes());
 }
 
 #[cfg(test)]
