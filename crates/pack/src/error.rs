@@ -87,7 +87,7 @@ pub enum PackError {
     },
     /// The disk is too small.
     #[error(
-        "{out}: the packed model takes {needed} bytes more, and the disk has {free} free; free {} bytes or choose another disk",
+        "{out}: packing takes {needed} bytes more, and the disk has {free} free; free {} bytes or choose another disk",
         needed - free
     )]
     NoSpace {
@@ -97,6 +97,16 @@ pub enum PackError {
         needed: u64,
         /// Bytes that are free.
         free: u64,
+    },
+    /// What was written is not what is read back.
+    #[error(
+        "{path}: the bytes at {offset} are not those that were written there; check the disk, remove the directory and start over"
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
     },
     /// A NaN or an infinity where a scale has to be chosen.
     #[error(

@@ -6,9 +6,12 @@
 //!                                                  └──journal──▶ what need not be done again
 //! ```
 //!
+//! The files of a source may also come one by one and be removed when they are packed ([`Arrival`]).
+//!
 //! Each thread holds one record, or one block of rows of the trunk, whatever the model's size.
 
 mod affine;
+mod arrival;
 mod convert;
 mod error;
 mod extras;
@@ -16,15 +19,18 @@ mod importance;
 mod journal;
 mod output;
 mod pack;
+mod place;
 mod recipe;
+mod run;
 mod source;
 mod target;
 mod tasks;
 mod verify;
 
+pub use arrival::{Arrival, SHARDS, header_bytes};
 pub use error::PackError;
 pub use importance::{Importance, ImportanceProblem};
-pub use pack::{PackOptions, PackPlan, PackReport, Shares, pack, plan};
+pub use pack::{PackOptions, PackPlan, PackReport, Shares, pack, plan, plan_arriving};
 pub use recipe::{Bits, RecipeOptions, Warning};
-pub use source::{Item, Source, SourceMatrix, SourceVector};
+pub use source::{Item, Source, SourceMatrix};
 pub use verify::{Failure, VerifyReport, verify};

@@ -73,7 +73,7 @@ impl Output {
             .map(|(name, item)| {
                 let kind = match item {
                     Item::Matrix(matrix) => TrunkKind::Matrix(recipe.trunk(name, matrix.shape)),
-                    Item::Vector(vector) => TrunkKind::Vector(vector.len()),
+                    Item::Vector(vector) => TrunkKind::Vector(vector.len),
                 };
                 (name.clone(), kind)
             })
@@ -172,6 +172,12 @@ impl LayerPlace {
     /// Where the record of `expert` starts in its file.
     pub(crate) fn offset(&self, expert: usize) -> u64 {
         self.first + expert as u64 * self.stride
+    }
+
+    /// The bytes of a record that gate, up or down takes.
+    pub(crate) fn range(&self, projection: usize) -> std::ops::Range<usize> {
+        let start = self.shapes[..projection].iter().map(|shape| shape.bytes()).sum();
+        start..start + self.shapes[projection].bytes()
     }
 }
 

@@ -1,11 +1,11 @@
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use flashmill_checkpoint::packed::{TrunkItem, trunk_items};
 use flashmill_checkpoint::transposed::Transposed;
-use flashmill_checkpoint::{Checkpoint, MatrixRef, ModelSpec, VectorMap, VectorRef};
-use flashmill_layout::{Extent, MatrixShape};
-use flashmill_store::Files;
+use flashmill_checkpoint::{Checkpoint, Convention, MatrixRef, ModelSpec, VectorMap, VectorRef};
+use flashmill_layout::{Extent, FileId, MatrixShape};
+use flashmill_store::{Files, StoreError};
 
 use crate::error::PackError;
 
@@ -28,22 +28,39 @@ pub trait SourceMatrix: Send + Sync {
 pub enum Item {
     /// A matrix; [`Source::matrix`] opens it.
     Matrix(MatrixRef),
-    /// A vector.
-    Vector(SourceVector),
-}
-
-/// A vector of a checkpoint.
-pub struct SourceVector {
-    files: Arc<Files>,
-    vector: VectorRef,
+    /// A vector; [`Source::vector`] reads it.
+    Vector(VectorRef),
 }
 
 /// A model that can be packed.
 pub struct Source {
     checkpoint: Checkpoint,
-    files: Arc<Files>,
-    /// What the user gave, made canonical.
+    bytes: Arc<Bytes>,
+    /// The directory or the GGUF file, canonical.
     path: PathBuf,
+}
+
+/// Where the weights are read.
+enum Bytes {
+    /// All files are there.
+    Here(Files),
+    /// They come and go; an entry a file, of one file.
+    Arriving(Vec<RwLock<Option<Files>>>),
+}
+
+impl Bytes {
+    /// # Panics
+    /// If the file has not arrived.
+    fn read_exact(&self, extent: Extent, into: &mut [u8]) -> Result<(), StoreError> {
+        match self {
+            Bytes::Here(files) => files.read_exact(extent, into),
+            Bytes::Arriving(files) => {
+                let file = files[extent.file.0 as usize].read().unwrap_or_else(PoisonError::into_inner);
+                let file = file.as_ref().expect("a task begins when its files are here");
+                file.read_exact(Extent { file: FileId(0), ..extent }, into)
+            }
+        }
+    }
 }
 
 impl Source {
@@ -51,10 +68,39 @@ impl Source {
     pub fn open(path: &Path) -> Result<Source, PackError> {
         let checkpoint = Checkpoint::open_to_pack(path)?;
         let paths: Vec<PathBuf> = checkpoint.files().iter().map(|file| file.path.clone()).collect();
-        let files = Arc::new(Files::open(&paths)?);
-        let canonical = std::fs::canonicalize(path);
+        let bytes = Bytes::Here(Files::open(&paths)?);
+        Source::new(path, checkpoint, bytes)
+    }
+
+    /// The same for files that hold their headers and are as long as they will be; their weights come later.
+    pub fn open_arriving(path: &Path) -> Result<Source, PackError> {
+        let checkpoint = Checkpoint::open_to_pack(path)?;
+        let bytes = Bytes::Arriving(checkpoint.files().iter().map(|_| RwLock::new(None)).collect());
+        Source::new(path, checkpoint, bytes)
+    }
+
+    fn new(path: &Path, checkpoint: Checkpoint, bytes: Bytes) -> Result<Source, PackError> {
+        // A config or a file of weights stands for its directory, a GGUF file for itself.
+        let path = match checkpoint.convention() {
+            Convention::LlamaCpp => path,
+            Convention::HuggingFace | Convention::Mlx | Convention::Packed => checkpoint.dir(),
+        };
         let io = |source| PackError::Io { path: path.to_owned(), action: "find", source };
-        Ok(Source { checkpoint, files, path: canonical.map_err(io)? })
+        let path = std::fs::canonicalize(path).map_err(io)?;
+        Ok(Source { checkpoint, bytes: Arc::new(bytes), path })
+    }
+
+    /// Whether the files come later.
+    pub(crate) fn is_arriving(&self) -> bool {
+        matches!(*self.bytes, Bytes::Arriving(_))
+    }
+
+    /// A file is whole and lies at `path`; without one it is here no more.
+    pub(crate) fn set_file(&self, file: usize, path: Option<&Path>) -> Result<(), PackError> {
+        let Bytes::Arriving(files) = &*self.bytes else { return Ok(()) };
+        let open = path.map(|path| Files::open(&[path.to_owned()])).transpose()?;
+        *files[file].write().unwrap_or_else(PoisonError::into_inner) = open;
+        Ok(())
     }
 
     /// Name of the directory or file.
@@ -81,9 +127,7 @@ impl Source {
     pub fn trunk(&self) -> Vec<(String, Item)> {
         let item = |item| match item {
             TrunkItem::Matrix(matrix) => Item::Matrix(matrix.clone()),
-            TrunkItem::Vector(vector) => {
-                Item::Vector(SourceVector { files: self.files.clone(), vector: vector.clone() })
-            }
+            TrunkItem::Vector(vector) => Item::Vector(vector.clone()),
         };
         trunk_items(self.checkpoint.trunk()).into_iter().map(|(name, found)| (name, item(found))).collect()
     }
@@ -102,28 +146,16 @@ impl Source {
     /// Opens a matrix to be read. One whose words run across its rows is read and rearranged here.
     pub fn matrix(&self, matrix: MatrixRef) -> Result<Box<dyn SourceMatrix>, PackError> {
         Ok(match matrix.transposed {
-            None => Box::new(Stored { files: self.files.clone(), matrix }),
-            Some(words) => Box::new(Rearranged::new(&self.files, matrix, words)?),
+            None => Box::new(Stored { files: self.bytes.clone(), matrix }),
+            Some(words) => Box::new(Rearranged::new(&self.bytes, matrix, words)?),
         })
     }
-}
 
-impl SourceVector {
-    /// Number of values.
-    pub fn len(&self) -> usize {
-        self.vector.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.vector.len == 0
-    }
-
-    /// The values that the formulas use, as F32 bytes.
-    pub fn read(&self) -> Result<Vec<u8>, PackError> {
-        let VectorRef { float, len, extent, map, .. } = self.vector;
+    /// The values of a vector that the formulas use, as F32 bytes.
+    pub fn vector(&self, vector: &VectorRef) -> Result<Vec<u8>, PackError> {
+        let VectorRef { float, len, extent, map, .. } = *vector;
         let mut bytes = vec![0; len * float.bytes()];
-        self.files.read_exact(extent, &mut bytes)?;
+        self.bytes.read_exact(extent, &mut bytes)?;
         let value = |i| match (float.get(&bytes, i), map) {
             (value, VectorMap::Identity) => value,
             (value, VectorMap::OnePlus) => 1.0 + value,
@@ -135,7 +167,7 @@ impl SourceVector {
 
 /// A matrix whose parts lie in the files as they are.
 struct Stored {
-    files: Arc<Files>,
+    files: Arc<Bytes>,
     matrix: MatrixRef,
 }
 
@@ -172,7 +204,7 @@ struct Rearranged {
 }
 
 impl Rearranged {
-    fn new(files: &Files, matrix: MatrixRef, words: Transposed) -> Result<Rearranged, PackError> {
+    fn new(files: &Bytes, matrix: MatrixRef, words: Transposed) -> Result<Rearranged, PackError> {
         let mut stored = Vec::with_capacity(matrix.parts.len());
         for runs in &matrix.parts {
             let mut bytes = vec![0; runs.iter().map(|run| run.len as usize).sum()];

@@ -59,6 +59,12 @@ impl Target {
         }
     }
 
+    /// Reads back what was written.
+    pub(crate) fn read(&self, bytes: &mut [u8], offset: u64) -> Result<(), PackError> {
+        let failed = |source| PackError::Write { path: self.path.clone(), action: "read", source };
+        read_exact_at(&self.file, bytes, offset).map_err(failed)
+    }
+
     /// Waits until everything that was written has reached the disk.
     pub(crate) fn sync(&self) -> Result<(), PackError> {
         let failed = |source| PackError::Write { path: self.path.clone(), action: "flush", source };
@@ -120,6 +126,25 @@ fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()
             0 => return Err(io::ErrorKind::WriteZero.into()),
             n => {
                 bytes = &bytes[n..];
+                offset += n as u64;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(unix)]
+fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            n => {
+                bytes = &mut bytes[n..];
                 offset += n as u64;
             }
         }

@@ -1,4 +1,4 @@
-//! One task is one record or one weight of the trunk: read, converted, written, summed up in checksums.
+//! One task is one record, a piece of one, or one weight of the trunk: read, converted, written, summed up in checksums.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -30,15 +30,30 @@ pub(crate) enum Task {
     Trunk(usize),
     /// An expert of an entry of [`Output::layers`].
     Record { place: usize, expert: usize },
+    /// Its gate, up or down alone, where the files of the others are not here.
+    Piece { place: usize, expert: usize, projection: usize },
 }
 
-/// All tasks, in the order of the manifest.
+/// All tasks: first those that the manifest lists, in its order; then the three pieces of each record.
 pub(crate) fn tasks(output: &Output) -> Vec<Task> {
     let mut tasks: Vec<Task> = (0..output.trunk.len()).map(Task::Trunk).collect();
-    for (place, layer) in output.layers.iter().enumerate() {
-        tasks.extend((0..layer.n_experts).map(|expert| Task::Record { place, expert }));
-    }
+    let experts = |place: usize| (0..output.layers[place].n_experts).map(move |expert| (place, expert));
+    let records = || (0..output.layers.len()).flat_map(experts);
+    tasks.extend(records().map(|(place, expert)| Task::Record { place, expert }));
+    tasks.extend(records().flat_map(|(place, expert)| {
+        (0..PROJECTIONS.len()).map(move |projection| Task::Piece { place, expert, projection })
+    }));
     tasks
+}
+
+/// The number of tasks that the manifest lists.
+pub(crate) fn n_listed(output: &Output) -> usize {
+    record_task(output, output.layers.len(), 0)
+}
+
+/// The task of a record.
+fn record_task(output: &Output, place: usize, expert: usize) -> usize {
+    output.trunk.len() + output.layers[..place].iter().map(|layer| layer.n_experts).sum::<usize>() + expert
 }
 
 impl Task {
@@ -47,6 +62,7 @@ impl Task {
         match self {
             Task::Trunk(i) => output.trunk[i].part_bytes().iter().sum(),
             Task::Record { place, .. } => output.layers[place].stride,
+            Task::Piece { place, projection, .. } => output.layers[place].shapes[projection].bytes() as u64,
         }
     }
 
@@ -54,7 +70,7 @@ impl Task {
     pub(crate) fn file(self, output: &Output) -> usize {
         match self {
             Task::Trunk(_) => 0,
-            Task::Record { place, .. } => output.layers[place].file,
+            Task::Record { place, .. } | Task::Piece { place, .. } => output.layers[place].file,
         }
     }
 
@@ -62,7 +78,7 @@ impl Task {
     pub(crate) fn n_checksums(self, output: &Output) -> usize {
         match self {
             Task::Trunk(i) => output.trunk[i].offsets.len(),
-            Task::Record { .. } => 1,
+            Task::Record { .. } | Task::Piece { .. } => 1,
         }
     }
 
@@ -77,6 +93,31 @@ impl Task {
                 let place = &output.layers[place];
                 vec![(place.offset(expert), place.record_bytes)]
             }
+            Task::Piece { place, expert, projection } => {
+                let place = &output.layers[place];
+                let range = place.range(projection);
+                vec![(place.offset(expert) + range.start as u64, range.len() as u64)]
+            }
+        }
+    }
+
+    /// The tasks of a record's pieces; none of any other task.
+    pub(crate) fn pieces(self, output: &Output) -> std::ops::Range<usize> {
+        match self {
+            Task::Record { place, expert } => {
+                let (n, listed) = (PROJECTIONS.len(), n_listed(output));
+                let first = listed + n * (record_task(output, place, expert) - output.trunk.len());
+                first..first + n
+            }
+            Task::Trunk(_) | Task::Piece { .. } => 0..0,
+        }
+    }
+
+    /// The record's task of a piece; `None` of any other task.
+    pub(crate) fn record(self, output: &Output) -> Option<usize> {
+        match self {
+            Task::Piece { place, expert, .. } => Some(record_task(output, place, expert)),
+            Task::Trunk(_) | Task::Record { .. } => None,
         }
     }
 }
@@ -121,10 +162,12 @@ pub(crate) struct Bench {
 }
 
 impl Shop<'_> {
-    /// Does a task and gives its checksums. Tells `progress` the bytes written, as they are.
+    /// Does a task and gives its checksums. Of a record's pieces, those with a checksum are written already. Tells `progress` the
+    /// bytes written, as they are.
     pub(crate) fn run(
         &self,
         task: Task,
+        pieces: &[Option<Checksum>],
         bench: &mut Bench,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Vec<Checksum>, PackError> {
@@ -132,32 +175,78 @@ impl Shop<'_> {
             Task::Trunk(i) => self.trunk(&self.output.trunk[i], &self.items[i].1, bench, progress),
             Task::Record { place, expert } => {
                 let place = &self.output.layers[place];
-                let checksum = self.record(place, expert, bench)?;
-                progress(place.stride);
+                let checksum = self.record(place, expert, pieces, bench)?;
+                let before = (0..pieces.len()).filter(|&i| pieces[i].is_some()).map(|i| place.range(i).len());
+                progress(place.stride - before.sum::<usize>() as u64);
                 Ok(vec![checksum])
+            }
+            Task::Piece { place, expert, projection } => {
+                let place = &self.output.layers[place];
+                let mut out = vec![0; place.range(projection).len()];
+                self.projection(place, expert, projection, &mut out, bench)?;
+                let at = place.offset(expert) + place.range(projection).start as u64;
+                timed(&self.clock.write, || self.targets[place.file].write(&out, at))?;
+                progress(out.len() as u64);
+                Ok(vec![Checksum(xxh3_64(&out))])
             }
         }
     }
 
-    fn record(&self, place: &LayerPlace, expert: usize, bench: &mut Bench) -> Result<Checksum, PackError> {
+    fn record(
+        &self,
+        place: &LayerPlace,
+        expert: usize,
+        pieces: &[Option<Checksum>],
+        bench: &mut Bench,
+    ) -> Result<Checksum, PackError> {
         let mut buffer = std::mem::take(&mut bench.record);
         let out = buffer.zeroed(place.stride as usize);
-        let mut rest = &mut out[..];
-        for (i, matrix) in self.source.expert(place.layer, expert).into_iter().enumerate() {
-            let matrix = timed(&self.clock.read, || self.source.matrix(matrix))?;
-            let to = place.shapes[i];
-            let (whole, after) = rest.split_at_mut(to.bytes());
-            rest = after;
-            let name = format!("layers.{}.experts.{}", place.layer, PROJECTIONS[i]);
-            let weights = self.weights(&name, expert, place.n_experts, matrix.shape(), to)?;
-            self.block(matrix.as_ref(), 0, to, weights.as_deref(), whole, bench)?;
+        let (target, offset) = (&self.targets[place.file], place.offset(expert));
+        for (projection, written) in pieces.iter().enumerate() {
+            let range = place.range(projection);
+            let whole = &mut out[range.clone()];
+            let Some(checksum) = written else {
+                self.projection(place, expert, projection, whole, bench)?;
+                continue;
+            };
+            timed(&self.clock.read, || target.read(whole, offset + range.start as u64))?;
+            if Checksum(xxh3_64(whole)) != *checksum {
+                return Err(PackError::Changed {
+                    path: target.path.clone(),
+                    offset: offset + range.start as u64,
+                });
+            }
         }
-        let record = &out[..place.record_bytes as usize];
-        let checksum = timed(&self.clock.compute, || Checksum(xxh3_64(record)));
-        let target = &self.targets[place.file];
-        timed(&self.clock.write, || target.write_pages(out, place.offset(expert)))?;
+        let checksum = timed(&self.clock.compute, || Checksum(xxh3_64(&out[..place.record_bytes as usize])));
+        timed(&self.clock.write, || {
+            if pieces.iter().all(Option::is_none) {
+                return target.write_pages(out, offset);
+            }
+            let missing = (0..pieces.len()).filter(|&i| pieces[i].is_none()).map(|i| place.range(i));
+            missing
+                .into_iter()
+                .try_for_each(|range| target.write(&out[range.clone()], offset + range.start as u64))
+        })?;
         bench.record = buffer;
         Ok(checksum)
+    }
+
+    /// Gate, up or down of an expert, all parts.
+    fn projection(
+        &self,
+        place: &LayerPlace,
+        expert: usize,
+        projection: usize,
+        out: &mut [u8],
+        bench: &mut Bench,
+    ) -> Result<(), PackError> {
+        let [gate, up, down] = self.source.expert(place.layer, expert);
+        let matrix = [gate, up, down].into_iter().nth(projection).expect("one of three");
+        let matrix = timed(&self.clock.read, || self.source.matrix(matrix))?;
+        let to = place.shapes[projection];
+        let name = format!("layers.{}.experts.{}", place.layer, PROJECTIONS[projection]);
+        let weights = self.weights(&name, expert, place.n_experts, matrix.shape(), to)?;
+        self.block(matrix.as_ref(), 0, to, weights.as_deref(), out, bench)
     }
 
     fn trunk(
@@ -169,7 +258,7 @@ impl Shop<'_> {
     ) -> Result<Vec<Checksum>, PackError> {
         match (item, place.kind) {
             (Item::Vector(vector), _) => {
-                let bytes = timed(&self.clock.read, || vector.read())?;
+                let bytes = timed(&self.clock.read, || self.source.vector(vector))?;
                 timed(&self.clock.write, || self.targets[0].write(&bytes, place.offsets[0]))?;
                 progress(bytes.len() as u64);
                 Ok(vec![Checksum(xxh3_64(&bytes))])

@@ -116,11 +116,11 @@ fn free_bytes(_path: &Path) -> io::Result<Option<u64>> {
 
 /// Bytes of the disk that a file has, holes left out.
 #[cfg(unix)]
-fn allocated_bytes(path: &Path) -> u64 {
+pub(crate) fn allocated_bytes(path: &Path) -> u64 {
     fs::metadata(path).map_or(0, |metadata| 512 * std::os::unix::fs::MetadataExt::blocks(&metadata))
 }
 
 #[cfg(not(unix))]
-fn allocated_bytes(_path: &Path) -> u64 {
+pub(crate) fn allocated_bytes(_path: &Path) -> u64 {
     0
 }

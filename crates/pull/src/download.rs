@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::cache::Cache;
 use crate::http::{Answer, Client, Failure, escaped};
 use crate::hub::RemoteFile;
 use crate::part::Part;
@@ -17,7 +16,8 @@ const BUFFER_BYTES: usize = 256 << 10;
 /// What to fetch.
 pub(crate) struct Job<'a> {
     pub(crate) client: &'a Client,
-    pub(crate) cache: &'a Cache,
+    /// Where each file's bytes lie when they are whole.
+    pub(crate) place: &'a (dyn Fn(&RemoteFile) -> PathBuf + Sync),
     pub(crate) options: &'a PullOptions,
     pub(crate) commit: &'a str,
     /// The missing files.
@@ -27,6 +27,8 @@ pub(crate) struct Job<'a> {
     /// Bytes of all.
     pub(crate) total_bytes: u64,
     pub(crate) progress: &'a (dyn Fn(Progress<'_>) + Sync),
+    /// Ends it early, with what is here kept.
+    pub(crate) stop: &'a AtomicBool,
 }
 
 /// A file on its way, and where it comes from and goes to.
@@ -85,10 +87,14 @@ pub(crate) fn download(job: &Job<'_>) -> Result<(), PullError> {
     first_error.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
 }
 
+/// Where a file's bytes are.
+pub(crate) fn url(client: &Client, commit: &str, file: &RemoteFile) -> String {
+    format!("{}/{}/resolve/{commit}/{}", client.endpoint, client.repo(), escaped(&file.path))
+}
+
 fn target<'a>(job: &Job<'a>, file: &'a RemoteFile) -> Result<Target<'a>, PullError> {
-    let client = job.client;
-    let url = format!("{}/{}/resolve/{}/{}", client.endpoint, client.repo(), job.commit, escaped(&file.path));
-    let blob = job.cache.blob(file);
+    let url = url(job.client, job.commit, file);
+    let blob = (job.place)(file);
     // Without a hash there is no telling whether what an earlier pull left is whole.
     let part = Part::open(&blob, file.size, job.options.piece_bytes, file.sha256.is_some())?;
     Ok(Target { file, url, blob, part, whole: Mutex::new(()) })
@@ -96,7 +102,7 @@ fn target<'a>(job: &Job<'a>, file: &'a RemoteFile) -> Result<Target<'a>, PullErr
 
 impl Pull<'_> {
     fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+        self.stop.load(Ordering::Relaxed) || self.job.stop.load(Ordering::Relaxed)
     }
 
     /// Fetches a piece, and completes the file if it was the last one.
@@ -133,7 +139,7 @@ impl Pull<'_> {
         let all = *at == 0 && end == target.file.size;
         let mut answer = self.job.client.get(&target.url, (!all).then_some((*at, end)))?;
         if all || answer.status() == 206 {
-            check_range(&answer, target, (*at, end), all)?;
+            check_range(&answer, target.file.size, (*at, end), all)?;
             self.take(target, &mut answer, at, end)?;
             return Ok(Fetched::Piece);
         }
@@ -148,7 +154,7 @@ impl Pull<'_> {
         while !target.part.is_whole() && !self.stopped() {
             let mut at = 0;
             let attempt = self.job.client.get(&target.url, None).and_then(|mut answer| {
-                check_range(&answer, target, (0, target.file.size), true)?;
+                check_range(&answer, target.file.size, (0, target.file.size), true)?;
                 self.take(target, &mut answer, &mut at, target.file.size)
             });
             match attempt {
@@ -238,20 +244,20 @@ enum Fetched {
 }
 
 /// The answer holds the bytes that were asked for, of a file of the right size.
-fn check_range(
+pub(crate) fn check_range(
     answer: &Answer,
-    target: &Target<'_>,
+    size: u64,
     (first, end): (u64, u64),
     whole: bool,
 ) -> Result<(), Failure> {
     let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
     let (name, found, expected) = if whole {
         // Chunked answers have no length; the end of the body tells.
-        let size = target.file.size.to_string();
+        let size = size.to_string();
         ("content-length", header("content-length").unwrap_or(&size).to_owned(), size.clone())
     } else {
         let found = header("content-range").unwrap_or("missing").to_owned();
-        ("content-range", found, format!("bytes {first}-{}/{}", end - 1, target.file.size))
+        ("content-range", found, format!("bytes {first}-{}/{size}", end - 1))
     };
     match found == expected {
         true => Ok(()),

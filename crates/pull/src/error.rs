@@ -129,6 +129,20 @@ pub enum PullError {
         /// The lock.
         path: PathBuf,
     },
+    /// The files that hold headers would take the room of whole ones.
+    #[error(
+        "{path}: its file system cannot leave out what is not written; use another disk, or pull the model and pack it then"
+    )]
+    NoHoles {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A directory that would be removed at the end holds something else.
+    #[error("{path} is there and was not made by an earlier pull; move it away, or choose another output")]
+    NotOurs {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The system refused.
     #[error("{path}: cannot {action}: {source}")]
     Io {

@@ -7,7 +7,7 @@
 //! A file is fetched in pieces over several connections into one part file; a journal beside it lists the finished pieces, so
 //! that a pull that was killed at any moment goes on where it was. A file joins the cache only after its size and, where the
 //! hub gives it, its SHA-256 were checked. Beside the fetching nothing is decided here: the endpoint, the token and the
-//! cache's place come from the caller.
+//! cache's place come from the caller. [`Remote`] fetches the files of a model one by one, for a caller who lets each go again.
 
 mod cache;
 mod download;
@@ -15,13 +15,16 @@ mod error;
 mod http;
 mod hub;
 mod part;
+mod remote;
 mod repo;
 mod select;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 pub use error::PullError;
+pub use remote::Remote;
 pub use repo::Repo;
 
 use cache::Cache;
@@ -120,13 +123,14 @@ pub fn pull(
     let here_bytes = total_bytes - missing.iter().map(|file| file.size).sum::<u64>();
     download::download(&download::Job {
         client: &client,
-        cache: &cache,
+        place: &|file| cache.blob(file),
         options,
         commit: &listing.commit,
         files: &missing,
         here_bytes,
         total_bytes,
         progress,
+        stop: &AtomicBool::new(false),
     })?;
     let dir = cache.finish(&options.revision, &listing.commit, &files)?;
     let gguf = files.iter().map(|file| &file.path).filter(|_| repo.quant().is_some()).min();

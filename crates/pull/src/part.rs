@@ -160,11 +160,18 @@ impl Part {
 
 /// Where the bytes of a blob are collected. Not `.incomplete`: other tools would take its length for what is there.
 pub(crate) fn part_path(blob: &Path) -> PathBuf {
-    blob.with_extension("flashmill-part")
+    beside(blob, ".flashmill-part")
 }
 
 fn journal_path(blob: &Path) -> PathBuf {
-    blob.with_extension("flashmill-journal")
+    beside(blob, ".flashmill-journal")
+}
+
+/// A name of its own for each file, also where two differ in their extensions alone.
+fn beside(blob: &Path, extension: &str) -> PathBuf {
+    let mut path = blob.as_os_str().to_owned();
+    path.push(extension);
+    path.into()
 }
 
 #[cfg(unix)]

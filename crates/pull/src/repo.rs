@@ -20,6 +20,11 @@ impl Repo {
         format!("{}/{}", self.org, self.name)
     }
 
+    /// `name`, without its owner.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The GGUF quantisation asked for, as `Q4_K_M`.
     pub fn quant(&self) -> Option<&str> {
         self.quant.as_deref()

@@ -31,17 +31,19 @@ pub(crate) fn select(repo: &Repo, files: Vec<RemoteFile>) -> Result<Vec<RemoteFi
         };
         return Ok(files.into_iter().filter(|file| quant_of(&file.path) == Some(found.as_str())).collect());
     }
-    let weights = |file: &RemoteFile| {
-        !file.path.contains('/') && file.path.starts_with("model") && file.path.ends_with(".safetensors")
-    };
-    if files.iter().any(weights) {
-        let needed = |file: &RemoteFile| weights(file) || BESIDE.contains(&file.path.as_str());
+    if files.iter().any(is_weights) {
+        let needed = |file: &RemoteFile| is_weights(file) || BESIDE.contains(&file.path.as_str());
         return Ok(files.into_iter().filter(needed).collect());
     }
     match quants.is_empty() {
         true => Err(PullError::NoWeights { repo: repo.id() }),
         false => Err(PullError::ChooseQuant { repo: repo.id(), quants }),
     }
+}
+
+/// A file of safetensors weights.
+pub(crate) fn is_weights(file: &RemoteFile) -> bool {
+    !file.path.contains('/') && file.path.starts_with("model") && file.path.ends_with(".safetensors")
 }
 
 /// The quantisations of the GGUF files, each once.

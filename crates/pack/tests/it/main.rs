@@ -1,5 +1,6 @@
 //! Packs the fixtures and looks at what came out.
 
+mod arrival;
 mod files;
 mod importance;
 mod logits;

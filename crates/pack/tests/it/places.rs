@@ -25,6 +25,10 @@ fn the_output_is_a_directory_of_its_own() {
     }
     refused(&source, &source, &["inside the source"]);
     refused(&source, &source.join("new/deep"), &["inside the source"]);
+    // A file of it stands for the directory.
+    for file in ["config.json", "model.safetensors"] {
+        refused(&source.join(file), &source.join("new"), &["inside the source"]);
+    }
     assert!(!source.join("new").exists());
 
     let full = dir.path().join("full");
@@ -39,6 +43,15 @@ fn the_output_is_a_directory_of_its_own() {
     let empty = dir.path().join("empty");
     fs::create_dir(&empty).unwrap();
     pack(&source, &empty, RecipeOptions::default()).unwrap();
+}
+
+/// A GGUF file stands for itself: its directory is where people keep models.
+#[test]
+fn beside_a_gguf_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("model.gguf");
+    fs::copy(fixture("qwen3_5_moe_gguf"), &source).unwrap();
+    pack(&source, &dir.path().join("out"), RecipeOptions::default()).unwrap();
 }
 
 #[test]

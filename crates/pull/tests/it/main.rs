@@ -7,4 +7,5 @@ mod faults;
 mod kill;
 mod layout;
 mod refusals;
+mod remote;
 mod server;

@@ -1,0 +1,43 @@
+//! Where a packed model may be written.
+
+use std::fs;
+use std::path::Path;
+
+use flashmill_checkpoint::packed::{JOURNAL, MANIFEST};
+
+use crate::error::PackError;
+use crate::source::Source;
+
+/// The output may be new, empty, or begun; and it must not lie among the source's files.
+pub(crate) fn check_place(source: &Source, out: &Path) -> Result<(), PackError> {
+    let io = |source| PackError::Io { path: out.to_owned(), action: "look at", source };
+    if let Some(parent) = nearest_existing(out)
+        && source.path().is_dir()
+        && fs::canonicalize(parent).map_err(io)?.starts_with(source.path())
+    {
+        let source_dir = source.path().to_owned();
+        return Err(PackError::OutInSource { out: out.to_owned(), source_dir });
+    }
+    let entries = match fs::read_dir(out) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotADirectory => {
+            return Err(PackError::OutNotADirectory { out: out.to_owned() });
+        }
+        Err(error) => return Err(io(error)),
+    };
+    let is_ours = [JOURNAL, MANIFEST].iter().any(|name| out.join(name).exists());
+    match entries.count() {
+        0 => Ok(()),
+        _ if is_ours => Ok(()),
+        _ => Err(PackError::OutNotEmpty { out: out.to_owned() }),
+    }
+}
+
+fn nearest_existing(path: &Path) -> Option<&Path> {
+    let here = Some(Path::new("."));
+    path.ancestors()
+        .map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path })
+        .find(|path| path.exists())
+        .or(here)
+}
