@@ -1,12 +1,14 @@
 //! One module a mode.
 
 mod bench;
+mod calibrate;
 mod chat;
 mod inspect;
 mod logits;
 mod pack;
 mod plan;
 mod pull;
+mod pull_packed;
 mod replay;
 mod run;
 mod trace;

@@ -6,8 +6,9 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result};
 use flashmill_engine::human_bytes;
-use flashmill_pack::{PackOptions, PackReport};
+use flashmill_pack::{PackOptions, PackPlan, PackReport};
 
+use super::calibrate::calibrated;
 use crate::flags::PackCommand;
 use crate::model_path::ModelPath;
 use crate::progress::Progress;
@@ -16,11 +17,12 @@ use crate::terminal::note;
 /// Packs and says what came out. An interrupt may come at any time: the same command goes on.
 pub(crate) fn pack(command: &PackCommand) -> Result<ExitCode> {
     let source = ModelPath::find(&command.options.source)?;
-    let options = PackOptions { source: source.path().to_owned(), ..command.options.clone() };
-    let plan = flashmill_pack::plan(options)?;
-    for (warning, count) in plan.warnings() {
-        note!("note: {count} matrices: {warning}");
+    let mut options = PackOptions { source: source.path().to_owned(), ..command.options.clone() };
+    if let Some((text, ram_bytes)) = &command.calibrate {
+        options.importance = Some(calibrated(source.path(), &options.out, text, *ram_bytes)?);
     }
+    let plan = flashmill_pack::plan(options)?;
+    warn(&plan);
     let progress = Mutex::new(Progress::of_many_bytes("packing"));
     let report = flashmill_pack::pack(&plan, &|done, total| {
         progress.lock().unwrap_or_else(PoisonError::into_inner).set(done, total);
@@ -45,6 +47,13 @@ pub(crate) fn pack(command: &PackCommand) -> Result<ExitCode> {
         .and_then(|()| if command.timing { write!(out, "{}", timing(&report)) } else { Ok(()) })
         .context("cannot write to standard output")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the choice of bits means.
+pub(super) fn warn(plan: &PackPlan) {
+    for (warning, count) in plan.warnings() {
+        note!("note: {count} matrices: {warning}");
+    }
 }
 
 /// Where the time went, each share of what all threads together had.

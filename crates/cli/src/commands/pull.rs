@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context as _, Result};
 use flashmill_pull::{PullOptions, pull as fetch};
 
+use super::pull_packed::pull_packed;
 use crate::flags::PullFlags;
 use crate::progress::Progress;
 use crate::terminal::note;
@@ -15,6 +16,9 @@ use crate::terminal::note;
 /// Fetches what is missing and prints the path that `run` takes.
 pub(crate) fn pull(flags: PullFlags) -> Result<ExitCode> {
     let options = options(&flags)?;
+    if let Some(pack) = flags.pack {
+        return pull_packed(&flags.repo, &options, pack);
+    }
     let bar = Mutex::new(Progress::of_bytes("fetching"));
     let pulled = fetch(&flags.repo, &options, &|progress| {
         let mut bar = bar.lock().unwrap_or_else(PoisonError::into_inner);

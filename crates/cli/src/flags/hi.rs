@@ -9,6 +9,7 @@ use flashmill_lab::bench::BenchOptions;
 use flashmill_lab::replay::{Eviction, Tokens};
 use flashmill_lab::routing::Drawn;
 use flashmill_lab::{Shape, SyntheticOptions};
+use flashmill_pack::PackOptions;
 use flashmill_pull::Repo;
 
 use super::low::{
@@ -70,6 +71,8 @@ pub(crate) struct PullFlags {
     pub(crate) repo: Repo,
     pub(crate) revision: String,
     pub(crate) connections: usize,
+    /// Pack the files as they arrive; the source is still to be filled in.
+    pub(crate) pack: Option<PackOptions>,
 }
 
 /// Write logits to a file.
@@ -165,8 +168,10 @@ impl Mode {
             LowCommand::Inspect(LowInspect { model, json }) => {
                 Mode::Inspect(InspectOptions { model: model.model, json })
             }
-            LowCommand::Pull(LowPull { repo, revision, connections }) => {
-                Mode::Pull(PullFlags { repo: repo.parse()?, revision, connections: usize::from(connections) })
+            LowCommand::Pull(LowPull { repo, revision, connections, pack }) => {
+                let repo: Repo = repo.parse()?;
+                let pack = pack.options(repo.name());
+                Mode::Pull(PullFlags { repo, revision, connections: usize::from(connections), pack })
             }
             LowCommand::Logits(logits) => Mode::Logits(LogitsOptions::new(logits)?),
             LowCommand::Bench(bench) => Mode::Bench(BenchFlags::new(bench)?),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use super::pack::{LowPack, LowVerify};
+use super::pack::{LowPack, LowPullPack, LowVerify};
 use super::size::parse_size;
 
 /// Runs mixture-of-experts language models that are larger than memory: the experts stay on the SSD.
@@ -117,6 +117,8 @@ pub(crate) struct LowPull {
     /// Connections at the same time
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) connections: u8,
+    #[command(flatten)]
+    pub(crate) pack: LowPullPack,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use flashmill_pack::{Bits, PackOptions, RecipeOptions};
 
 use super::low::{LowModel, at_least_one};
+use super::size::parse_size;
 
 /// As they are typed.
 #[derive(Debug, Args)]
@@ -33,6 +34,13 @@ pub(crate) struct LowPack {
     /// An importance file of llama-imatrix (GGUF or .dat): scales are fitted to what its text used
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
+    /// Run the model on this text file first and fit the scales to what it used; the numbers are kept in an importance file beside
+    /// OUT
+    #[arg(long, value_name = "TEXT", conflicts_with = "imatrix")]
+    calibrate: Option<PathBuf>,
+    /// Most memory of that run, for example 8G; 80 % of what the machine and its control groups allow if not given
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "calibrate")]
+    ram: Option<u64>,
     /// Threads; two more than there are cores if not given
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     threads: Option<usize>,
@@ -48,9 +56,63 @@ pub(crate) struct LowVerify {
     pub(crate) model: LowModel,
 }
 
+/// The flags of `pull --pack`.
+#[derive(Debug, Args)]
+pub(crate) struct LowPullPack {
+    /// Pack each file as it arrives and remove it again, so that the disk needs room for the packed model and three of its files: 2,
+    /// 3, 4, 5, 6, 8 or 16 bits as `pack --bits`, or `keep` for every byte as it is
+    #[arg(long = "pack", value_name = "BITS", value_parser = bits_or_keep())]
+    bits: Option<PullBits>,
+    /// The directory to make; NAME-4bit here if not given. Files on their way lie beside it, in DIR.pull
+    #[arg(long, value_name = "DIR", requires = "bits")]
+    out: Option<PathBuf>,
+    /// Values that share a scale
+    #[arg(long, value_name = "VALUES", default_value = "64", value_parser = group(), requires = "bits")]
+    group: u16,
+    /// Bits of the routed experts; `down` gets one more at 2 and 3
+    #[arg(long, value_name = "BITS", value_parser = bits(), requires = "bits")]
+    experts_bits: Option<Bits>,
+    /// Bits of everything else but the routers
+    #[arg(long, value_name = "BITS", value_parser = bits(), requires = "bits")]
+    trunk_bits: Option<Bits>,
+    /// An importance file of llama-imatrix (GGUF or .dat)
+    #[arg(long, value_name = "FILE", requires = "bits")]
+    imatrix: Option<PathBuf>,
+    /// Threads that pack; two more than there are cores if not given
+    #[arg(long, value_name = "N", value_parser = at_least_one, requires = "bits")]
+    threads: Option<usize>,
+}
+
+/// Bits, or none to keep every byte.
+#[derive(Clone, Copy, Debug)]
+struct PullBits(Option<Bits>);
+
+impl LowPullPack {
+    /// How to pack the model `name`, if that was asked for; the source is where its files come.
+    pub(crate) fn options(self, name: &str) -> Option<PackOptions> {
+        let PullBits(bits) = self.bits?;
+        let ending = match bits {
+            None => "packed".to_owned(),
+            Some(Bits::Float) => "16bit".to_owned(),
+            Some(Bits::Affine(bits)) => format!("{bits}bit"),
+        };
+        let recipe =
+            RecipeOptions { bits, experts: self.experts_bits, trunk: self.trunk_bits, group: self.group };
+        Some(PackOptions {
+            source: PathBuf::new(),
+            out: self.out.unwrap_or_else(|| PathBuf::from(format!("{name}-{ending}"))),
+            recipe,
+            importance: self.imatrix,
+            threads: self.threads,
+        })
+    }
+}
+
 /// Pack a model.
 pub(crate) struct PackCommand {
     pub(crate) options: PackOptions,
+    /// A text to calibrate with, and the most memory that may take.
+    pub(crate) calibrate: Option<(PathBuf, Option<u64>)>,
     pub(crate) timing: bool,
 }
 
@@ -69,15 +131,25 @@ impl From<LowPack> for PackCommand {
             importance: low.imatrix,
             threads: low.threads,
         };
-        PackCommand { options, timing: low.timing }
+        let calibrate = low.calibrate.map(|text| (text, low.ram));
+        PackCommand { options, calibrate, timing: low.timing }
     }
 }
 
 fn bits() -> impl clap::builder::TypedValueParser<Value = Bits> {
-    PossibleValuesParser::new(["2", "3", "4", "5", "6", "8", "16"]).map(|text| match text.as_str() {
+    PossibleValuesParser::new(["2", "3", "4", "5", "6", "8", "16"]).map(|text| bits_of(&text))
+}
+
+fn bits_or_keep() -> impl clap::builder::TypedValueParser<Value = PullBits> {
+    PossibleValuesParser::new(["2", "3", "4", "5", "6", "8", "16", "keep"])
+        .map(|text| PullBits((text != "keep").then(|| bits_of(&text))))
+}
+
+fn bits_of(text: &str) -> Bits {
+    match text {
         "16" => Bits::Float,
         bits => Bits::Affine(bits.parse().expect("one of the possible values")),
-    })
+    }
 }
 
 fn group() -> impl clap::builder::TypedValueParser<Value = u16> {
@@ -110,8 +182,14 @@ mod tests {
         let expected =
             RecipeOptions { bits: Some(Bits::Float), experts: affine(3), trunk: affine(8), group: 32 };
         assert_eq!(mixed, expected);
-        for line in ["pack a b --bits 7", "pack a b --bits 1", "pack a b --group 16", "pack a", "pack a b c"]
-        {
+        for line in [
+            "pack a b --bits 7",
+            "pack a b --bits 1",
+            "pack a b --group 16",
+            "pack a",
+            "pack a b c",
+            "pack a b --ram 1G",
+        ] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

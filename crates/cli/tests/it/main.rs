@@ -12,6 +12,12 @@ mod inspect;
 mod logits;
 mod pack;
 mod pull;
+mod pull_packed;
 mod run;
 mod support;
 mod trace;
+
+// A hub on this machine.
+#[allow(dead_code, reason = "the tests of pull use all of it")]
+#[path = "../../../pull/tests/it/server.rs"]
+mod server;

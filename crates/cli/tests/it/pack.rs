@@ -250,6 +250,45 @@ fn a_full_disk_and_then_room() {
     assert!(ran.stdout.ends_with("finite\n"), "{ran:#?}");
 }
 
+/// What `--calibrate` writes beside the output is what `--imatrix` reads, and is not made twice.
+#[test]
+fn calibrated_with_a_text() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let (source, text_file) = (fixture("qwen3_5_moe"), dir.path().join("text.txt"));
+    fs::write(&text_file, "The river ran north past the mill, and nobody counted the boats.\n".repeat(20))
+        .expect("written");
+    let pack = |out: &str, args: &[&str]| {
+        let out = dir.path().join(out);
+        run(["pack", text(&source), text(&out), "--bits", "3"].iter().chain(args))
+    };
+    let ran = pack("out", &["--calibrate", text(&text_file), "--ram", "200M"]);
+    ran.success();
+    assert!(ran.stderr.contains("calibrated on ") && ran.stderr.contains("tokens into"), "{ran:#?}");
+    let importance = fs::read_dir(dir.path())
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").path())
+        .find(|path| text(path).contains("out.imatrix-"))
+        .expect("an importance file");
+    pack("again", &["--imatrix", text(&importance)]).success();
+    assert!(files(&dir.path().join("out")) == files(&dir.path().join("again")));
+    pack("plain", &[]).success();
+    let experts =
+        |out: &str| fs::read(dir.path().join(out).join("experts-00000.safetensors")).expect("a file");
+    assert!(experts("out") != experts("plain"), "the scales follow the importance");
+    let manifest = run(["inspect", text(&dir.path().join("out")), "--json"]).json();
+    assert_eq!(manifest["recipe"]["importance"], importance.file_name().and_then(|n| n.to_str()).unwrap());
+
+    fs::remove_dir_all(dir.path().join("out")).expect("removed");
+    let ran = pack("out", &["--calibrate", text(&text_file)]);
+    ran.success();
+    assert!(ran.stderr.contains("is there from an earlier run"), "{ran:#?}");
+    assert!(files(&dir.path().join("out")) == files(&dir.path().join("again")));
+
+    pack("x", &["--calibrate", "/nowhere.txt"]).fails_with(&["cannot read the text", "/nowhere.txt"]);
+    fs::write(&text_file, b"\xff\xfe").expect("written");
+    pack("x", &["--calibrate", text(&text_file)]).fails_with(&["not UTF-8 at byte 0", "plain text file"]);
+}
+
 #[test]
 fn places_that_cannot_be() {
     let source = fixture("qwen3_moe");
