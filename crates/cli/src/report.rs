@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use flashmill_engine::{Opening, Part, Session, SessionStats, StoreStats, human_bytes, machine};
+use flashmill_engine::{Opening, Overlap, Part, Session, SessionStats, StoreStats, human_bytes, machine};
 use serde_json::{Value, json};
 
 /// The numbers of a session so far.
@@ -96,6 +96,45 @@ impl Report {
     }
 }
 
+/// How busy the disk was in `whole`, the time of all forward passes, and what was read ahead.
+fn disk_line(store: &StoreStats, whole: Duration) -> String {
+    let busy = Duration::from_nanos(store.busy_ns).as_secs_f64();
+    let idle = (1.0 - busy / whole.as_secs_f64().max(1e-9)).clamp(0.0, 1.0);
+    let mut line = format!(
+        "disk: {} at {:.2} GB/s while something was in flight; nothing was {:.1} % of the time\n",
+        human_bytes(store.bytes_from_device),
+        store.bytes_from_device as f64 / 1e9 / busy.max(1e-9),
+        100.0 * idle,
+    );
+    if store.ahead > 0 {
+        let _ = writeln!(
+            line,
+            "read ahead: {} experts, {} of them picked, {} in vain",
+            store.ahead,
+            store.ahead_used,
+            store.ahead - store.ahead_used
+        );
+    }
+    line
+}
+
+/// Decode beside what it could have taken.
+fn overlap_lines(overlap: Overlap) -> String {
+    if overlap.n_passes == 0 {
+        return String::new();
+    }
+    let ms = |time: Duration| 1e3 * time.as_secs_f64() / overlap.n_passes as f64;
+    format!(
+        "decode: {:.2} ms a token; time up to routers + max(read, experts) {:.2}, ratio {:.3}; max(all reads {:.2}, all computing {:.2}) {:.2}\n",
+        ms(overlap.measured),
+        ms(overlap.bound),
+        overlap.measured.as_secs_f64() / overlap.bound.as_secs_f64().max(1e-9),
+        ms(overlap.reads),
+        ms(overlap.compute),
+        ms(overlap.ideal()),
+    )
+}
+
 /// What opening the model took, in one line.
 pub(crate) fn opening_line(opening: &Opening) -> String {
     let Opening { headers, text, trunk, trunk_bytes, plan, buffers, whole, .. } = opening;
@@ -124,6 +163,10 @@ pub(crate) fn timing_table(session: &Session<'_>) -> String {
         row(&mut table, &format!("layer {layer}"), Part::ALL.map(|part| timing.layer(layer, part)));
     }
     row(&mut table, "whole", Part::ALL.map(|part| timing.total(part)));
+    let store = session.engine().model().store_stats();
+    let whole = Part::ALL.iter().map(|&part| timing.total(part)).sum();
+    table += &disk_line(&store, whole);
+    table += &overlap_lines(timing.overlap());
     table += &opening_line(session.engine().opening());
     table
 }

@@ -43,5 +43,7 @@ pub use flashmill_checkpoint::{
     Checkpoint, CheckpointError, Family, FfnKind, Inspection, LayerKind, MixerKind, ModelSpec,
 };
 pub use flashmill_kernels::{KvKind, Level, Picks};
-pub use flashmill_model::{Model, ModelError, Observer, Part, Route, Sequence, State, Timing, Wanted};
+pub use flashmill_model::{
+    Model, ModelError, Observer, Overlap, Part, Prefetch, Route, Sequence, State, Timing, Wanted,
+};
 pub use flashmill_store::{ReaderKind, Stats as StoreStats};

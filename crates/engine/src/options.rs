@@ -1,4 +1,5 @@
 use flashmill_kernels::{Backend, Cpu, CpuOptions, KvKind, Level, Reference};
+use flashmill_model::Prefetch;
 use flashmill_store::ReaderKind;
 
 use crate::{EngineError, machine};
@@ -22,6 +23,8 @@ pub struct EngineOptions {
     pub experts_per_token: Option<usize>,
     /// How bundles are read.
     pub reader: ReaderKind,
+    /// What is read ahead of the routers in decode.
+    pub prefetch: Prefetch,
     /// Most prompt tokens of one forward pass.
     pub max_chunk: Option<usize>,
     /// Most rows of one pass whose logits are wanted; more than one only for whole-prompt logits.

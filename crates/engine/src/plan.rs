@@ -89,6 +89,7 @@ impl Plan {
                 n_sequences: 1,
                 n_states: comfort.n_states,
                 experts_per_token: options.experts_per_token,
+                prefetch: options.prefetch,
                 store: StoreOptions { reader: options.reader, ..StoreOptions::default() },
             };
             let footprint = Footprint::of(checkpoint, options.make_backend()?, &model)?;

@@ -1,6 +1,7 @@
 //! The forward pass: one function a block, to be read from top to bottom beside the papers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use flashmill_checkpoint::{AttentionSpec, ModelSpec};
 use flashmill_kernels::{
@@ -17,6 +18,9 @@ use crate::{Model, ModelError, Observer, Route, State};
 
 /// Most sequences of one forward pass.
 pub const MAX_SEQUENCES: usize = 64;
+
+/// Memory of slots that may be filled ahead of a layer's router.
+const AHEAD_BYTES: u64 = 64 << 20;
 
 /// Tokens of one sequence that a forward pass reads.
 pub struct Sequence<'a> {
@@ -79,7 +83,7 @@ impl Model {
             };
             row += sequence.tokens.len();
         }
-        self.timing.start();
+        self.timing.start(n_rows);
         let mut watch = Watch(observer);
         self.layers(&segments[..batch.len()], n_rows, stop, &mut watch)?;
         self.head(n_rows, &mut watch)?;
@@ -205,9 +209,12 @@ impl Model {
 
             match &layer.ffn {
                 Ffn::Moe(moe) => {
-                    mixture(b, moe, spec, store, ffn, host, h, y, &mut pass, timing)?;
-                    if let Some(next) = weights.layers.get(index + 1) {
-                        guess(b, next, spec, ffn, x, h, &mut pass);
+                    let busy_ns = store.busy_ns();
+                    let next = weights.layers.get(index + 1);
+                    mixture(b, moe, next, spec, store, ffn, host, x, h, y, &mut pass, timing)?;
+                    timing.end_layer(Duration::from_nanos(store.busy_ns() - busy_ns));
+                    if let Some(next) = next {
+                        show_guess(b, next, spec, ffn, x, h, &mut pass);
                     }
                 }
                 Ffn::Dense(glu) => {
@@ -217,6 +224,7 @@ impl Model {
                     pass.see_units(b, "dense_units", ffn.gate, units);
                     b.linear(ffn.gate, n, &[(glu.down, y)]);
                     timing.mark(Some(index), Part::Shared);
+                    timing.end_layer(Duration::ZERO);
                 }
             }
             pass.see(b, "mlp_out", y, hidden);
@@ -242,6 +250,7 @@ impl Model {
         let n_logits = host.logit_rows.len() * spec.vocab_size;
         backend.read(work.logits, 0, &mut host.logits[..n_logits]);
         timing.mark(None, Part::Head);
+        timing.end_layer(Duration::ZERO);
         for (row, &position) in
             host.logits[..n_logits].chunks_exact(spec.vocab_size).zip(&host.logit_positions)
         {
@@ -342,9 +351,59 @@ fn delta_net(
     b.linear(work.out, n_rows, &[(weights.out, y)]);
 }
 
-/// The next layer's router on the residual stream that this layer's router saw, if an observer asks: what a prefetch could have
-/// known. `h` is scratch.
+/// Writes into `ahead` what the next layer may want: what a guess says if prefetching is on, or everything if this layer's
+/// `n_picked` experts are nearly all.
+#[expect(clippy::too_many_arguments, reason = "the pieces of one formula")]
+fn look_ahead(
+    b: &mut dyn Backend,
+    next: &Layer,
+    spec: &ModelSpec,
+    work: &FfnWork,
+    x: Buffer,
+    scratch: Buffer,
+    pass: &Pass<'_, '_>,
+    n_picked: usize,
+    guessed: &mut Picks,
+    ahead: &mut Vec<u32>,
+) {
+    ahead.clear();
+    let (Ffn::Moe(_), Some(sizes)) = (&next.ffn, &spec.moe) else { return };
+    let n = pass.n_rows;
+    if n > MAX_ARRIVAL_ROWS {
+        let n_ahead = if n_picked * 10 >= sizes.n_experts * 9 { sizes.n_experts } else { 0 };
+        ahead.extend(0..n_ahead as u32);
+    } else if guessed.top_k > 0 && pass.route.is_none() {
+        guess(b, next, spec, work, x, scratch, n, guessed);
+        ahead.extend_from_slice(&guessed.experts[..n * guessed.top_k]);
+        if n > 1 {
+            // One row's guesses are distinct, and the best of them are read first.
+            ahead.sort_unstable();
+            ahead.dedup();
+        }
+    }
+}
+
+/// The next layer's router on the residual stream that this layer's router saw: what a prefetch can know. `scratch` has room for
+/// `n` rows of the hidden size.
+#[expect(clippy::too_many_arguments, reason = "the pieces of one formula")]
 fn guess(
+    b: &mut dyn Backend,
+    next: &Layer,
+    spec: &ModelSpec,
+    work: &FfnWork,
+    x: Buffer,
+    scratch: Buffer,
+    n: usize,
+    guess: &mut Picks,
+) {
+    let (Ffn::Moe(moe), Some(sizes)) = (&next.ffn, &spec.moe) else { return };
+    b.rms_norm(x, next.post_norm, spec.rms_norm_eps, n, scratch);
+    b.linear(scratch, n, &[(moe.router, work.router_logits)]);
+    b.route(work.router_logits, n, sizes.n_experts, sizes.normalize_top_k, guess);
+}
+
+/// The guess for an observer that asks.
+fn show_guess(
     b: &mut dyn Backend,
     next: &Layer,
     spec: &ModelSpec,
@@ -353,30 +412,30 @@ fn guess(
     h: Buffer,
     pass: &mut Pass<'_, '_>,
 ) {
-    let (Ffn::Moe(moe), Some(sizes)) = (&next.ffn, &spec.moe) else { return };
+    let (Ffn::Moe(_), Some(sizes)) = (&next.ffn, &spec.moe) else { return };
     let (n, top_k) = (pass.n_rows, pass.watch.n_guesses().min(sizes.n_experts));
-    if top_k == 0 {
-        return;
+    if top_k > 0 {
+        let mut picks = Picks { top_k, experts: vec![0; n * top_k], weights: vec![0.0; n * top_k] };
+        guess(b, next, spec, work, x, h, n, &mut picks);
+        pass.watch.guess(pass.layer + 1, &picks);
     }
-    b.rms_norm(x, next.post_norm, spec.rms_norm_eps, n, h);
-    b.linear(h, n, &[(moe.router, work.router_logits)]);
-    let mut guess = Picks { top_k, experts: vec![0; n * top_k], weights: vec![0.0; n * top_k] };
-    b.route(work.router_logits, n, sizes.n_experts, sizes.normalize_top_k, &mut guess);
-    pass.watch.guess(pass.layer + 1, &guess);
 }
 
 /// Mixture of experts (SPEC section 6): the sum over each row's picks in ascending expert order, the shared expert last.
 ///
-/// All missing bundles are asked for at once; the shared expert is computed while they land. A few rows take their experts as
+/// All missing bundles are asked for at once; what the next layer may want comes behind them, and the shared expert is computed while
+/// they land. A few rows take their experts as
 /// they arrive and add at the end; many rows take them in ascending order, each expert once for all its rows.
 #[expect(clippy::too_many_arguments, reason = "the pieces of one formula")]
 fn mixture(
     b: &mut dyn Backend,
     moe: &Moe,
+    next: Option<&Layer>,
     spec: &ModelSpec,
     store: &mut Store,
     work: &FfnWork,
     host: &mut Host,
+    x: Buffer,
     h: Buffer,
     y: Buffer,
     pass: &mut Pass<'_, '_>,
@@ -391,7 +450,7 @@ fn mixture(
         route.route(pass.layer, n, &mut host.picks);
     }
     pass.watch.picks(pass.layer, &host.picks, n);
-    let Host { picks, union, terms, .. } = host;
+    let Host { picks, union, terms, guess: guessed, ahead, .. } = host;
     union.gather(picks, n);
     timing.mark(layer, Part::Router);
 
@@ -399,6 +458,12 @@ fn mixture(
     let order = if as_they_land { Order::Arrival } else { Order::Ascending };
     let mut fetch = store.fetch(pass.layer, &union.experts, order)?;
     timing.mark(layer, Part::ReadWait);
+    if let Some(next) = next {
+        let scratch = y;
+        look_ahead(b, next, spec, work, x, scratch, pass, union.experts.len(), guessed, ahead);
+        fetch.ahead(pass.layer + 1, ahead, AHEAD_BYTES)?;
+        timing.mark(layer, Part::Router);
+    }
     if let Some(shared) = &moe.shared {
         shared_expert(b, shared, work, h, n);
         pass.see_units(b, "shared_units", work.gate, shared.intermediate);

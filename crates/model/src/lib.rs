@@ -18,6 +18,6 @@ pub use error::ModelError;
 pub use forward::{MAX_SEQUENCES, Sequence, Wanted};
 pub use load::{Footprint, Model, ResidentTrunk};
 pub use observe::{Observer, Route};
-pub use options::ModelOptions;
+pub use options::{ModelOptions, Prefetch};
 pub use state::State;
-pub use timing::{Part, Timing};
+pub use timing::{Overlap, Part, Timing};

@@ -1,6 +1,9 @@
+use std::fmt;
+use std::str::FromStr;
+
 use flashmill_checkpoint::ModelSpec;
 use flashmill_kernels::{KvKind, KvShape, PAGE_TOKENS};
-use flashmill_store::StoreOptions;
+use flashmill_store::{StoreOptions, UnknownName};
 
 use crate::ModelError;
 
@@ -21,8 +24,62 @@ pub struct ModelOptions {
     pub n_states: usize,
     /// Experts per token; the model's own number if not given.
     pub experts_per_token: Option<usize>,
+    /// What is read ahead of the routers in decode.
+    pub prefetch: Prefetch,
     /// Reader, slots and policy.
     pub store: StoreOptions,
+}
+
+/// What is read ahead of the routers in decode. It changes no bit of any result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Prefetch {
+    /// Nothing: each layer's experts are read when its router has picked them.
+    #[default]
+    Off,
+    /// For the next layer, what its router says of this layer's hidden state: as many experts as a token uses.
+    Router,
+    /// The same, twice as many.
+    Router2,
+}
+
+impl Prefetch {
+    /// Every kind.
+    pub const ALL: [Prefetch; 3] = [Prefetch::Off, Prefetch::Router, Prefetch::Router2];
+
+    fn name(self) -> &'static str {
+        match self {
+            Prefetch::Off => "off",
+            Prefetch::Router => "router",
+            Prefetch::Router2 => "router-2x",
+        }
+    }
+
+    /// Experts guessed for a token that uses `top_k` of `n_experts`.
+    pub(crate) fn n_guesses(self, top_k: usize, n_experts: usize) -> usize {
+        match self {
+            Prefetch::Off => 0,
+            Prefetch::Router => top_k,
+            Prefetch::Router2 => (2 * top_k).min(n_experts),
+        }
+    }
+}
+
+impl fmt::Display for Prefetch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Prefetch {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Prefetch, UnknownName> {
+        Prefetch::ALL.into_iter().find(|kind| kind.name() == text).ok_or_else(|| UnknownName {
+            what: "prefetch",
+            text: text.to_owned(),
+            known: "off, router, router-2x",
+        })
+    }
 }
 
 impl Default for ModelOptions {
@@ -35,6 +92,7 @@ impl Default for ModelOptions {
             n_sequences: 1,
             n_states: 3,
             experts_per_token: None,
+            prefetch: Prefetch::Off,
             store: StoreOptions::default(),
         }
     }

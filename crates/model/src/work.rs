@@ -83,6 +83,10 @@ pub(crate) struct Host {
     /// Inverse frequencies, rotary_dim / 2.
     pub inv_freq: Vec<f32>,
     pub picks: Picks,
+    /// What the next layer may pick; without experts where nothing is prefetched.
+    pub guess: Picks,
+    /// Bundles of the next layer that are read ahead.
+    pub ahead: Vec<u32>,
     pub union: Union,
     pub terms: Vec<Term>,
     pub logit_rows: Vec<u32>,
@@ -212,12 +216,19 @@ impl Host {
             .map(|j| (1.0 / f64::from(theta).powf(2.0 * j as f64 / spec.attention.rotary_dim as f64)) as f32)
             .collect();
         let n_experts = spec.moe.map_or(0, |moe| moe.n_experts);
+        let n_guesses = options.prefetch.n_guesses(top_k, n_experts);
         Host {
             tokens: Vec::with_capacity(n),
             cos: vec![0.0; n * half],
             sin: vec![0.0; n * half],
             inv_freq,
             picks: Picks { top_k, experts: vec![0; n * top_k], weights: vec![0.0; n * top_k] },
+            guess: Picks {
+                top_k: n_guesses,
+                experts: vec![0; n.min(MAX_ARRIVAL_ROWS) * n_guesses],
+                weights: vec![0.0; n.min(MAX_ARRIVAL_ROWS) * n_guesses],
+            },
+            ahead: Vec::with_capacity(n_experts.max(n.min(MAX_ARRIVAL_ROWS) * n_guesses)),
             union: Union::with_capacity(n_experts, n * top_k),
             terms: Vec::with_capacity(n * top_k),
             logit_rows: Vec::with_capacity(options.max_logit_rows),
@@ -232,6 +243,8 @@ impl Host {
             + self.cos.len()
             + self.sin.len()
             + 2 * self.picks.experts.len()
+            + 2 * self.guess.experts.len()
+            + self.ahead.capacity()
             + 2 * self.union.rows.len()
             + 3 * self.terms.capacity()
             + self.logits.len();

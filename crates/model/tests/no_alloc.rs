@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use flashmill_checkpoint::Checkpoint;
 use flashmill_kernels::{Cpu, CpuOptions};
-use flashmill_model::{Model, ModelOptions, Sequence, Wanted};
+use flashmill_model::{Model, ModelOptions, Prefetch, Sequence, Wanted};
 use flashmill_store::{ReaderKind, StoreOptions};
 
 struct Counting;
@@ -40,7 +40,9 @@ fn forward_does_not_allocate() {
         for reader in [ReaderKind::Uring, ReaderKind::Pread, ReaderKind::PageCache] {
             let dir: PathBuf = [env!("CARGO_MANIFEST_DIR"), "../../fixtures", name].iter().collect();
             let store = StoreOptions { reader, slot_bytes: 700 << 10, ..StoreOptions::default() };
-            let options = ModelOptions { max_rows: 64, context: 256, store, ..ModelOptions::default() };
+            let prefetch = Prefetch::Router2;
+            let options =
+                ModelOptions { max_rows: 64, context: 256, prefetch, store, ..ModelOptions::default() };
             let cpu = Cpu::new(CpuOptions { threads: 2, level: None }).unwrap();
             let checkpoint = Checkpoint::open(&dir).unwrap();
             let mut model = Model::load(&checkpoint, Box::new(cpu), options, &mut |_, _| ()).unwrap();

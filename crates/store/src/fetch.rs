@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::lease::Lease;
 use crate::loads::Landed;
-use crate::slots::{NONE, SlotState, Taker};
+use crate::slots::{AHEAD, NONE, SlotState, Taker};
 use crate::{Order, Store, StoreError};
 
 /// A fetch under way: hands its picks over one at a time.
@@ -81,6 +81,7 @@ impl<'a> Fetch<'a> {
         store.abandon();
         let fetch = Fetch { store };
         fetch.store.want(layer, picks, order);
+        fetch.store.end_ahead();
         fetch.store.reap(false)?;
         fetch.store.start()?;
         Ok(fetch)
@@ -112,6 +113,21 @@ impl<'a> Fetch<'a> {
                 store.unblock()?;
             }
         }
+    }
+
+    /// Also reads bundles of a layer to come, in the order given, behind everything of this fetch: up to `max_bytes` of slots.
+    /// Until the next fetch begins, their slots are not given away. What was asked for before is forgotten where it was not begun.
+    ///
+    /// Nothing is promised: without slots to spare nothing is read, and an error is found again by the fetch that picks the bundle.
+    ///
+    /// # Errors
+    /// If the reader as a whole fails.
+    ///
+    /// # Panics
+    /// If a bundle does not exist.
+    pub fn ahead(&mut self, layer: usize, bundles: &[u32], max_bytes: u64) -> Result<(), StoreError> {
+        self.store.ask_ahead(layer, bundles, max_bytes);
+        self.store.start()
     }
 
     /// Picks not yet handed over.
@@ -157,6 +173,7 @@ impl Store {
                 continue;
             };
             self.stats.hits += 1;
+            self.stats.ahead_used += u64::from(self.slots.picked(slot));
             self.slots.set_want(slot, at);
             if order == Order::Arrival {
                 self.slots.warm(slot);
@@ -177,13 +194,19 @@ impl Store {
                 self.slots.set_want(want.slot, NONE);
             }
         }
-        while let Some(slot) = self.loads.cancel_queued() {
-            self.slots.read_lost(slot);
-        }
+        self.cancel_unwanted();
         self.fetch.ascending.clear();
         self.fetch.ready.clear();
         self.fetch.errors.clear();
         self.fetch.n_left = 0;
+        self.fetch.first_missing = 0;
+    }
+
+    /// Gives up queued reads of slots that nobody wants.
+    pub(crate) fn cancel_unwanted(&mut self) {
+        while let Some(slot) = self.loads.cancel_queued(|slot| self.slots.get(slot).want != NONE) {
+            self.slots.read_lost(slot);
+        }
     }
 
     /// Gives slots to missing wants, and reads to the reader, as far as both go.
@@ -215,28 +238,37 @@ impl Store {
                 self.fetch.first_missing = place + 1;
             }
         }
+        if self.fetch.first_missing == self.fetch.ascending.len() {
+            self.start_ahead(taker)?;
+        }
         Ok(())
     }
 
     /// Starts to read a missing want, if there is a slot for it.
     fn load(&mut self, at: u32, taker: Taker) -> Result<bool, StoreError> {
-        let want = &mut self.fetch.wants[at as usize];
-        let class = self.plan.class(want.record);
-        let Some((slot, evicted)) = self.slots.take(class, taker, &self.policy, &self.memory) else {
+        let record = self.fetch.wants[at as usize].record;
+        let Some(slot) = self.begin_record(record, at, taker, taker != Taker::Decode) else {
             return Ok(false);
         };
-        self.stats.evictions += u64::from(evicted);
-        let loan = self.memory.lend(slot);
-        let reads = self.plan.reads(want.record);
+        let want = &mut self.fetch.wants[at as usize];
         want.slot = slot;
         want.state = WantState::Loading;
-        let n_reads = self.loads.push(slot, loan, reads);
-        self.slots.begin(slot, want.record, at, n_reads, taker != Taker::Decode);
-        if n_reads == 0 {
+        if self.slots.get(slot).state == SlotState::Held {
             self.landed(slot);
         }
         self.loads.start()?;
         Ok(true)
+    }
+
+    /// Takes a slot for a record and queues its reads. `want` is who waits for it.
+    pub(crate) fn begin_record(&mut self, record: u32, want: u32, taker: Taker, cold: bool) -> Option<u32> {
+        let class = self.plan.class(record);
+        let (slot, evicted) = self.slots.take(class, taker, &self.policy, &self.memory)?;
+        self.stats.evictions += u64::from(evicted);
+        let loan = self.memory.lend(slot);
+        let n_reads = self.loads.push(slot, loan, self.plan.reads(record));
+        self.slots.begin(slot, record, want, n_reads, cold);
+        Some(slot)
     }
 
     /// Takes note of reads that have ended.
@@ -255,10 +287,10 @@ impl Store {
     }
 
     /// A slot holds its record.
-    fn landed(&mut self, slot: u32) {
+    pub(crate) fn landed(&mut self, slot: u32) {
         let slot = self.slots.get(slot);
         self.stats.bytes_read += self.plan.record_bytes(slot.record);
-        if slot.want != NONE {
+        if slot.want < AHEAD {
             self.fetch.wants[slot.want as usize].state = WantState::Ready;
             self.fetch.ready.push_back(slot.want);
         }
@@ -267,7 +299,7 @@ impl Store {
     /// A read of a slot failed: whoever waits for the record gets the error, once.
     fn lost(&mut self, slot: u32, error: StoreError) {
         self.stats.failures += u64::from(self.slots.get(slot).state == SlotState::Loading);
-        if let Some(at) = self.slots.read_lost(slot) {
+        if let Some(at) = self.slots.read_lost(slot).filter(|&at| at < AHEAD) {
             self.fetch.wants[at as usize].state = WantState::Failed;
             self.fetch.errors.push((at, error));
             self.fetch.ready.push_back(at);

@@ -18,7 +18,7 @@
 //! | `slots`, `policy` | who is in which slot, and who leaves |
 //! | `reader` | io_uring (unsafe), a pool of positional reads, the choice between them, a faulty one for tests |
 //! | `loads` | reads in flight and their continuation |
-//! | `fetch`, `lease`, `store` | the surface |
+//! | `fetch`, `ahead`, `lease`, `store` | the surface; what is read before it is picked |
 //! | `budget`, `stats`, `options`, `error` | the ledger of RAM, what was done, how, and what went wrong |
 //!
 //! Invariants, and what holds each:
@@ -31,6 +31,7 @@
 //! - *A wait ends.* When nothing is in flight and every slot is leased, that is an error and not a wait.
 //! - *No heap allocation in the steady state of a fetch* (tests/no_alloc.rs).
 
+mod ahead;
 mod budget;
 mod bulk;
 mod error;

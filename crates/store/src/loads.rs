@@ -25,6 +25,8 @@ pub(crate) struct Loads {
     queue: VecDeque<Read>,
     depth: usize,
     n_in_flight: usize,
+    /// Since when something has been in flight.
+    busy_since: Option<Instant>,
     finished: Vec<Finished>,
 }
 
@@ -43,7 +45,7 @@ impl Loads {
         let align = |file: &crate::files::OpenFile| file.direct.as_ref().map_or(0, |direct| direct.align);
         let direct_align = files.iter().map(|file| if direct { align(file) } else { 0 }).collect();
         let (queue, finished) = (VecDeque::new(), Vec::with_capacity(depth));
-        Loads { reader, files, direct_align, queue, depth, n_in_flight: 0, finished }
+        Loads { reader, files, direct_align, queue, depth, n_in_flight: 0, busy_since: None, finished }
     }
 
     /// More reads may be queued: everything queued so far is in flight, and more could be.
@@ -54,6 +56,11 @@ impl Loads {
     /// Reads that the reader has.
     pub(crate) fn n_in_flight(&self) -> usize {
         self.n_in_flight
+    }
+
+    /// How long something has been in flight by now that was not counted yet, in nanoseconds.
+    pub(crate) fn busy_ns(&self) -> u64 {
+        self.busy_since.map_or(0, |since| since.elapsed().as_nanos() as u64)
     }
 
     /// Queues the reads of a record into its slot, which is on loan; returns their number.
@@ -102,6 +109,9 @@ impl Loads {
         while self.n_in_flight < self.depth
             && let Some(read) = self.queue.pop_front()
         {
+            if self.n_in_flight == 0 {
+                self.busy_since = Some(Instant::now());
+            }
             self.n_in_flight += 1;
             self.submit(read);
         }
@@ -143,6 +153,10 @@ impl Loads {
                     self.submit(read);
                 }
             }
+        }
+        if self.n_in_flight == 0 {
+            stats.busy_ns += self.busy_ns();
+            self.busy_since = None;
         }
         self.finished = finished;
         reaped.map_err(|source| self.broken(source))
@@ -193,9 +207,10 @@ impl Loads {
         Landed { slot: read.slot, result: Err(self.files.at(read.file).short(offset, len, got)) }
     }
 
-    /// Gives up a queued read; returns its slot.
-    pub(crate) fn cancel_queued(&mut self) -> Option<u32> {
-        self.queue.pop_back().map(|read| read.slot)
+    /// Gives up a queued read of a slot that is not wanted; returns the slot.
+    pub(crate) fn cancel_queued(&mut self, is_wanted: impl Fn(u32) -> bool) -> Option<u32> {
+        let at = self.queue.iter().rposition(|read| !is_wanted(read.slot))?;
+        self.queue.remove(at).map(|read| read.slot)
     }
 
     fn broken(&self, source: io::Error) -> StoreError {

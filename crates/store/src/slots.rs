@@ -7,6 +7,9 @@ use crate::policy::Policy;
 /// No slot, no record, nobody.
 pub(crate) const NONE: u32 = u32::MAX;
 
+/// In the place of a pick: a fetch to come may want the slot.
+pub(crate) const AHEAD: u32 = u32::MAX - 1;
+
 /// While the slots hold hot records, a sweep keeps to about this many bytes of them: room to read ahead, and no more.
 const SWEEP_BYTES: u64 = 64 << 20;
 
@@ -25,12 +28,14 @@ pub(crate) struct Slots {
 pub(crate) struct Slot {
     pub(crate) state: SlotState,
     pub(crate) record: u32,
-    /// The pick of the current fetch that waits for this slot, or [`NONE`]. Such a slot is no victim.
+    /// The pick of the current fetch that waits for this slot, [`AHEAD`], or [`NONE`]. Only with the last it may be a victim.
     pub(crate) want: u32,
     /// Reads under way or queued.
     pub(crate) n_reads: u32,
     /// Loaded by a sweep and not used in decode since: the first to leave.
     cold: bool,
+    /// Its record was read ahead and has not been picked since.
+    ahead: bool,
     /// When it was last handed over.
     used: u64,
 }
@@ -112,8 +117,15 @@ impl Slots {
             classes.push(Class { first, n_slots, empty, n_cold: 0, sweep_slots, next });
             first += n_slots;
         }
-        let empty =
-            Slot { state: SlotState::Empty, record: NONE, want: NONE, n_reads: 0, cold: false, used: 0 };
+        let empty = Slot {
+            state: SlotState::Empty,
+            record: NONE,
+            want: NONE,
+            n_reads: 0,
+            cold: false,
+            ahead: false,
+            used: 0,
+        };
         Slots { slots: vec![empty; first as usize], classes, slot_of: vec![NONE; plan.n_records()], clock: 0 }
     }
 
@@ -215,11 +227,12 @@ impl Slots {
     pub(crate) fn begin(&mut self, slot: u32, record: u32, want: u32, n_reads: u32, cold: bool) {
         debug_assert_eq!(self.get(slot).state, SlotState::Empty);
         let state = if n_reads == 0 { SlotState::Held } else { SlotState::Loading };
-        self.slots[slot as usize] = Slot { state, record, want, n_reads, cold, used: 0 };
+        let ahead = want == AHEAD;
+        self.slots[slot as usize] = Slot { state, record, want, n_reads, cold, ahead, used: 0 };
         self.slot_of[record as usize] = slot;
         let class = self.class_of(slot);
         class.n_cold += u32::from(cold);
-        if cold && class.next.rule == Rule::ColdFirst {
+        if cold && !ahead && class.next.rule == Rule::ColdFirst {
             // It leaves before those that were found before it came.
             class.next.slots.clear();
         }
@@ -253,6 +266,26 @@ impl Slots {
         Some(want).filter(|&want| want != NONE)
     }
 
+    /// The record in the slot is picked. True if it was read ahead, the first time.
+    pub(crate) fn picked(&mut self, slot: u32) -> bool {
+        std::mem::take(&mut self.slots[slot as usize].ahead)
+    }
+
+    /// The slot is no longer kept for a fetch to come. If it was not picked, it is the first to leave.
+    pub(crate) fn release_ahead(&mut self, slot: u32) {
+        let at = &mut self.slots[slot as usize];
+        if at.want != AHEAD {
+            return;
+        }
+        at.want = NONE;
+        if at.state == SlotState::Held && at.cold {
+            let next = &mut self.class_of(slot).next;
+            if next.rule == Rule::ColdFirst && next.slots.len() < next.slots.capacity() {
+                next.slots.push(slot);
+            }
+        }
+    }
+
     /// A record is handed over.
     pub(crate) fn hand_over(&mut self, slot: u32) {
         self.clock += 1;
@@ -281,6 +314,7 @@ impl Slots {
         self.slot_of[at.record as usize] = NONE;
         at.record = NONE;
         at.want = NONE;
+        at.ahead = false;
     }
 
     fn set_empty(&mut self, slot: u32) {

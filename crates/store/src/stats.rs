@@ -5,7 +5,7 @@ pub struct Stats {
     pub bytes_read: u64,
     /// Bytes that came from the files, with aligned covers, gaps and repeated reads.
     pub bytes_from_device: u64,
-    /// Picks that were resident, or on their way from an earlier fetch.
+    /// Picks that were resident, or on their way already.
     pub hits: u64,
     /// Picks that had to be read.
     pub misses: u64,
@@ -17,8 +17,14 @@ pub struct Stats {
     pub continued: u64,
     /// Records that could not be read.
     pub failures: u64,
+    /// Records that were begun ahead of the fetch that picks them.
+    pub ahead: u64,
+    /// Those of them that a fetch then picked. The others were read in vain, or may still be picked.
+    pub ahead_used: u64,
     /// Time for which a caller was blocked, in nanoseconds.
     pub wait_ns: u64,
+    /// Time with a read in flight, in nanoseconds: until its end was noticed, so never too little.
+    pub busy_ns: u64,
     /// Time from a read's start to its end.
     pub latency: Latency,
 }
@@ -39,7 +45,10 @@ impl Stats {
             reads: self.reads - earlier.reads,
             continued: self.continued - earlier.continued,
             failures: self.failures - earlier.failures,
+            ahead: self.ahead - earlier.ahead,
+            ahead_used: self.ahead_used - earlier.ahead_used,
             wait_ns: self.wait_ns - earlier.wait_ns,
+            busy_ns: self.busy_ns - earlier.busy_ns,
             latency,
         }
     }

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use crate::ahead::Ahead;
 use crate::fetch::Wants;
 use crate::loads::Loads;
 use crate::memory::SlotMemory;
@@ -17,6 +18,7 @@ pub struct Store {
     pub(crate) policy: Policy,
     pub(crate) loads: Loads,
     pub(crate) fetch: Wants,
+    pub(crate) ahead: Ahead,
     pub(crate) stats: Stats,
     reader_name: String,
 }
@@ -87,6 +89,7 @@ impl Store {
             plan: Arc::new(plan),
             memory,
             fetch: Wants::new(options.depth),
+            ahead: Ahead::default(),
             stats: Stats::default(),
             reader_name: name,
         })
@@ -106,7 +109,12 @@ impl Store {
 
     /// What was done since the store was opened.
     pub fn stats(&self) -> Stats {
-        self.stats
+        Stats { busy_ns: self.busy_ns(), ..self.stats }
+    }
+
+    /// [`Stats::busy_ns`] alone.
+    pub fn busy_ns(&self) -> u64 {
+        self.stats.busy_ns + self.loads.busy_ns()
     }
 
     /// Number of slots.

@@ -46,6 +46,8 @@ fn fetches(store: &mut Store, n: u32) -> u64 {
         }
         let order = if round % 5 == 4 { Order::Ascending } else { Order::Arrival };
         let mut fetch = store.fetch(0, &picks, order).unwrap();
+        let ahead = picks.map(|pick| (pick + 3) % 40);
+        fetch.ahead(0, &ahead, 3 * 36 * 1024).unwrap();
         while let Some((_, lease)) = fetch.next().unwrap() {
             sum += u64::from(lease.part(0)[0]);
         }

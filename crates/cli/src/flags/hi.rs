@@ -365,6 +365,7 @@ fn engine_options(low: LowEngine) -> Result<EngineOptions> {
         context: low.context,
         experts_per_token: low.experts,
         reader: low.reader.parse().context("--reader")?,
+        prefetch: low.prefetch.parse().context("--prefetch")?,
         ..EngineOptions::default()
     })
 }
@@ -402,7 +403,7 @@ mod tests {
         assert_eq!(plan.engine.ram_bytes, Some(1 << 30));
         assert_eq!(plan.engine.level.map(|level| level.to_string()).as_deref(), Some("scalar"));
         assert_eq!((plan.engine.kv, plan.engine.experts_per_token), (KvKind::Q8, Some(3)));
-        for line in ["plan m --level sse9", "plan m --reader carrier-pigeon"] {
+        for line in ["plan m --level sse9", "plan m --reader carrier-pigeon", "plan m --prefetch stars"] {
             assert!(mode(line).is_err(), "{line}");
         }
     }

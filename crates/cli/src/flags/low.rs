@@ -307,6 +307,9 @@ pub(crate) struct LowEngine {
     /// How experts are read: auto, uring, pread or page-cache
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub(crate) reader: String,
+    /// What is read ahead of the routers: off, router or router-2x; it changes no answer
+    #[arg(long, value_name = "KIND", default_value = "off")]
+    pub(crate) prefetch: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

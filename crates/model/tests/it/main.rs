@@ -5,6 +5,7 @@
 mod fixture;
 mod golden;
 mod observe;
+mod read_once;
 mod rearranged;
 mod same_bits;
 mod same_text;

@@ -1,7 +1,7 @@
 //! What must not change a single bit: cache size, reader, policy, threads, SIMD level, chunking, neighbours, resuming.
 
 use flashmill_kernels::{KvKind, Level};
-use flashmill_model::{Model, ModelOptions, Sequence, State, Wanted};
+use flashmill_model::{Model, ModelOptions, Prefetch, Sequence, State, Wanted};
 use flashmill_store::{ReaderKind, StoreOptions};
 
 use crate::fixture::{self, ALL, Golden, options};
@@ -58,6 +58,30 @@ fn streamed_is_resident() {
                 equal(&what, &run(&mut model, &prompt), &resident);
             }
         }
+    }
+}
+
+#[test]
+fn prefetch_changes_nothing() {
+    for name in ["qwen3_5_moe_mlx4", "qwen3_next", "qwen3_moe"] {
+        let prompt = Golden::open(name).ids("prompt_ids");
+        let resident = run(&mut fixture::load(name, fixture::cpu(2, None), options()), &prompt);
+        let mut n_ahead = 0;
+        for slot_bytes in [150 << 10, 400 << 10, 1 << 20] {
+            for prefetch in Prefetch::ALL {
+                let store = StoreOptions { slot_bytes, ..StoreOptions::default() };
+                let options = ModelOptions { prefetch, ..with_store(store) };
+                let mut model = fixture::load(name, fixture::cpu(2, None), options);
+                equal(
+                    &format!("{name}, {slot_bytes} bytes, {prefetch}"),
+                    &run(&mut model, &prompt),
+                    &resident,
+                );
+                n_ahead += model.store_stats().ahead;
+                assert!(model.store_stats().ahead_used <= model.store_stats().ahead);
+            }
+        }
+        assert!(n_ahead > 0, "{name}: nothing was read ahead");
     }
 }
 

@@ -67,6 +67,8 @@ proptest! {
         depth in 1usize..9,
         faults in prop::option::of((any::<u64>(), 0u32..400, 0u32..300, 0u32..20, 0u32..900)),
         fetches in prop::collection::vec((any::<prop::sample::Index>(), any::<u32>(), 0usize..8, any::<bool>()), 1..20),
+        // Which bundles of the next fetch's layer are read ahead.
+        ahead in prop::option::of((any::<u32>(), 0u64..40)),
     ) {
         let mut world = World::new(&shape.file_lens);
         world.layers = shape.layers;
@@ -78,12 +80,23 @@ proptest! {
         let mut store = world.open_faulty(&options, faults);
         prop_assert!(store.slot_bytes() <= slot_bytes);
         let mut n_picks = 0;
-        for (layer, mask, rotate, ascending) in fetches {
-            let layer = layer.index(world.layers.len());
+        let layer_of = |at: &prop::sample::Index| at.index(world.layers.len());
+        let next_layers: Vec<usize> = fetches.iter().skip(1).map(|fetch| layer_of(&fetch.0)).chain([0]).collect();
+        for ((layer, mask, rotate, ascending), next) in fetches.into_iter().zip(next_layers) {
+            let layer = layer_of(&layer);
             let picks = picks_of(world.layers[layer].len(), mask, rotate);
             n_picks += picks.len() as u64;
             let order = if ascending { Order::Ascending } else { Order::Arrival };
-            let came = world.fetch(&mut store, layer, &picks, order).unwrap();
+            let mut came = Vec::new();
+            let mut fetch = store.fetch(layer, &picks, order).unwrap();
+            if let Some((mask, pages)) = ahead {
+                fetch.ahead(next, &picks_of(world.layers[next].len(), mask, rotate), pages * 4096).unwrap();
+            }
+            while let Some((at, lease)) = fetch.next().unwrap() {
+                world.verify(layer, picks[at], &lease);
+                came.push(picks[at]);
+            }
+            drop(fetch);
             if ascending {
                 prop_assert_eq!(came, sorted(picks));
             } else {
@@ -93,6 +106,7 @@ proptest! {
         let stats = store.stats();
         prop_assert_eq!(stats.hits + stats.misses, n_picks);
         prop_assert_eq!(stats.failures, 0);
+        prop_assert!(stats.ahead_used <= stats.ahead && (stats.ahead == 0 || ahead.is_some()));
         prop_assert!(stats.bytes_from_device >= stats.bytes_read || stats.bytes_read == 0 || has_overlaps(&world));
     }
 
@@ -104,16 +118,17 @@ proptest! {
         n_slots in 1u64..9,
         depth in 1usize..12,
         scattered in any::<bool>(),
-        fetches in prop::collection::vec((1u32..256, 0usize..8, any::<bool>(), 0usize..9), 1..20),
+        fetches in prop::collection::vec((1u32..256, 0usize..8, any::<bool>(), 0usize..9, 0u32..256), 1..20),
     ) {
         let world = if scattered { World::scattered(8, 5000) } else { World::simple(8, 9000) };
         let options = StoreOptions { depth, ..options(reader, n_slots * world.floor_bytes()) };
         let faults = Faults { seed, fail, short: 200, delay: 300, ..Faults::default() };
         let mut store = world.open_faulty(&options, Some(faults));
-        for (mask, rotate, ascending, stop_after) in fetches {
+        for (mask, rotate, ascending, stop_after, ahead) in fetches {
             let picks = picks_of(8, mask, rotate);
             let order = if ascending { Order::Ascending } else { Order::Arrival };
             let mut fetch = store.fetch(0, &picks, order).unwrap();
+            fetch.ahead(0, &picks_of(8, ahead, 0), u64::MAX).unwrap();
             let mut turns = 0;
             let mut seen = Vec::new();
             // Some fetches are dropped before their end.

@@ -1,5 +1,6 @@
 //! The store against files: what it hands over is always what the files say, or an error.
 
+mod ahead;
 mod bulk;
 mod contents;
 mod faults;
