@@ -5,6 +5,8 @@
 //! and the last one completes it. A file may go when everything that it holds is packed and has reached the disk.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use crate::error::PackError;
@@ -90,6 +92,7 @@ impl<'a> Arrival<'a> {
     /// A file is whole, and lies at `path`: packs all that can be packed now. Gives the files that are needed no more, everything
     /// of which has reached the disk; they are no longer open.
     pub fn arrived(&mut self, file: usize, path: &Path) -> Result<Vec<usize>, PackError> {
+        check_header(&self.plan.source.checkpoint().files()[file].path, path)?;
         self.plan.source.set_file(file, Some(path))?;
         self.is_here[file] = true;
         self.run.work(self.ready())?;
@@ -142,6 +145,23 @@ impl<'a> Arrival<'a> {
             }
         }
         ready
+    }
+}
+
+/// The header that was there first came without a hash: it has to be that of the whole file, whose hash was right.
+fn check_header(planned: &Path, path: &Path) -> Result<(), PackError> {
+    let header = |path: &Path| -> Result<(u64, Vec<u8>), PackError> {
+        let io = |source| PackError::Io { path: path.to_owned(), action: "read the header of", source };
+        let mut file = File::open(path).map_err(io)?;
+        let mut start = [0; 8];
+        file.read_exact(&mut start).map_err(io)?;
+        let mut header = start.to_vec();
+        file.take(header_bytes(&start) - 8).read_to_end(&mut header).map_err(io)?;
+        Ok((std::fs::metadata(path).map_err(io)?.len(), header))
+    };
+    match header(planned)? == header(path)? {
+        true => Ok(()),
+        false => Err(PackError::OtherHeader { path: path.to_owned(), planned: planned.to_owned() }),
     }
 }
 

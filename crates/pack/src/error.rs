@@ -108,6 +108,16 @@ pub enum PackError {
         /// Where.
         offset: u64,
     },
+    /// A file that arrived is not the one whose header was there before.
+    #[error(
+        "{path}: its header is not the one of {planned}, which the output was planned with; remove the output and the files that were fetched, and start over"
+    )]
+    OtherHeader {
+        /// The file.
+        path: PathBuf,
+        /// Where its header was read.
+        planned: PathBuf,
+    },
     /// A NaN or an infinity where a scale has to be chosen.
     #[error(
         "{tensor}: row {row} holds a NaN or an infinity, which cannot be quantised; fetch the source again"

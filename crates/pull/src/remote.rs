@@ -4,7 +4,7 @@
 //! DIR/
 //!   COMMIT/               the small files, and of each large one its header in a file that is as long as all of it (but takes
 //!                         no room: the rest is a hole)
-//!   files/                the large files that are here, whole and checked; and those on their way, with their journals
+//!   COMMIT.files/         the large files that are here, whole and checked; and those on their way, with their journals
 //!   .flashmill-pull.lock  held while one works here
 //! ```
 
@@ -137,7 +137,7 @@ impl Remote {
     }
 
     fn arrivals(&self) -> PathBuf {
-        self.dir.join("files")
+        self.dir.join(format!("{}.files", self.commit))
     }
 
     fn large(&self, name: &str) -> Option<&RemoteFile> {

@@ -109,7 +109,7 @@ fn what_is_wrong_with_a_file_is_said() {
     let remote = open(&hub, dir.path()).unwrap();
     let error = remote.fetch(files[3].0, &quiet, &AtomicBool::new(false)).unwrap_err();
     assert!(matches!(error, PullError::Hash { .. }), "{error}");
-    let path = dir.path().join("files").join(files[3].0);
+    let path = dir.path().join(format!("{COMMIT}.files")).join(files[3].0);
     assert!(!path.exists(), "a file that is not what was promised is not there");
 
     let other = tempfile::tempdir().unwrap();
