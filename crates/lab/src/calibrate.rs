@@ -11,7 +11,9 @@ mod text;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use flashmill_engine::{Checkpoint, Engine, EngineError, EngineOptions, ModelError, Sequence, Wanted};
+use flashmill_engine::{
+    Checkpoint, Engine, EngineError, EngineOptions, ModelError, ModelSpec, Sequence, Wanted,
+};
 
 pub use sums::Calibration;
 
@@ -83,14 +85,16 @@ pub fn calibrate(
     progress: &mut dyn FnMut(u64),
 ) -> Result<Calibration, CalibrateError> {
     let checkpoint = Checkpoint::open(path).map_err(EngineError::from)?;
-    // Before the engine measures the process, so that its budget holds the sums as well.
-    let mut calibration = Calibration::of(checkpoint.spec());
-    drop(checkpoint);
     let window = options.window.max(1);
+    // Before the engine measures the process, so that its budget holds the sums, and room for what is looked at in a pass.
+    let mut calibration = Calibration::of(checkpoint.spec(), window);
+    let room = touched(observed_values(checkpoint.spec(), window));
+    drop(checkpoint);
     let mut engine_options = options.engine.clone();
     engine_options.context = Some(window);
     engine_options.max_chunk = Some(window);
     let mut engine = Engine::open(path, &engine_options, &mut |_, _| ())?;
+    drop(room);
     let mut pieces = Pieces::new(text);
     let mut tokens = Vec::new();
     while let Some(piece) = pieces.next()? {
@@ -108,6 +112,24 @@ pub fn calibrate(
     progress(pieces.n_read());
     calibration.check()?;
     Ok(calibration)
+}
+
+/// Zeros that take memory at once: whoever measures the process sees them.
+fn touched(n: usize) -> Vec<f32> {
+    let mut values = vec![0.0; n];
+    values.fill(std::hint::black_box(0.0));
+    values
+}
+
+/// The most values that an observed pass of `n_rows` holds beside what any pass does: one tensor as the observer sees it, and the
+/// hidden units of an expert, twice, with the matrix that gives them.
+fn observed_values(spec: &ModelSpec, n_rows: usize) -> usize {
+    let attention = 2 * spec.attention.n_heads * spec.attention.head_dim;
+    let delta = spec.delta_net.map_or(0, |delta| delta.conv_channels() + delta.values());
+    let (n_experts, units) = spec.moe.map_or((0, 0), |moe| (moe.n_experts, moe.intermediate_size));
+    let shared = spec.moe.and_then(|moe| moe.shared_intermediate_size).or(spec.dense_intermediate_size);
+    let widest = [spec.hidden_size, attention, delta, n_experts, shared.unwrap_or(0)].into_iter().max();
+    n_rows * (widest.unwrap_or(0) + 2 * units) + units * units
 }
 
 /// One window, in as many passes as the plan's chunk makes of it.

@@ -2,7 +2,7 @@
 
 use flashmill_engine::{FfnKind, MixerKind, ModelSpec, Observer, Picks};
 
-use super::CalibrateError;
+use super::{CalibrateError, touched};
 
 /// What the matrices of a model were multiplied with over a text.
 pub struct Calibration {
@@ -45,10 +45,7 @@ struct LayerSums {
 
 impl Sums {
     fn new(n_matrices: usize, cols: usize) -> Sums {
-        let mut squares = vec![0.0; n_matrices * cols];
-        // Touched, so that whoever measures the process sees them.
-        squares.fill(std::hint::black_box(0.0));
-        Sums { cols, squares, counts: vec![0.0; n_matrices] }
+        Sums { cols, squares: touched(n_matrices * cols), counts: vec![0.0; n_matrices] }
     }
 
     /// Adds rows of inputs of matrix `index`.
@@ -116,15 +113,15 @@ impl LayerSums {
 }
 
 impl Calibration {
-    /// Room for all sums of a model.
-    pub(super) fn of(spec: &ModelSpec) -> Calibration {
+    /// Room for all sums of a model, and for the inputs of a pass of `n_rows`.
+    pub(super) fn of(spec: &ModelSpec, n_rows: usize) -> Calibration {
         Calibration {
             layers: (0..spec.layers.len()).map(|layer| LayerSums::of(spec, layer)).collect(),
             head: Sums::new(1, spec.hidden_size),
             tied: spec.tied_embeddings,
             n_tokens: 0,
             n_windows: 0,
-            inputs: Vec::new(),
+            inputs: touched(n_rows * spec.hidden_size),
             hidden_size: spec.hidden_size,
         }
     }

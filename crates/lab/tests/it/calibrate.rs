@@ -217,6 +217,7 @@ fn the_weighted_error_is_lower() {
                 after += error(&fitted[i].0);
             }
         }
+        println!("layer {layer}: {:.2} of the weighted error at 2 bits", after / before);
         assert!(after < 0.9 * before, "layer {layer}: {after} is not much below {before}");
     }
 }

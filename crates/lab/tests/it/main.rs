@@ -1,5 +1,7 @@
 //! Calibration against a naive computation.
 
+#![allow(clippy::print_stdout, reason = "what calibration gains is worth a look")]
+
 mod calibrate;
 
 // Reading what a description points at.
