@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use flashmill_checkpoint::{Checkpoint, ModelSpec};
 use flashmill_kernels::Backend;
-use flashmill_store::{Files, ReaderKind, Records, Stats, Store};
+use flashmill_store::{Faults, Files, ReaderKind, Records, Stats, Store};
 
 use crate::state::Pool;
 use crate::timing::Timing;
@@ -142,6 +142,17 @@ impl Model {
         trunk: ResidentTrunk,
         options: ModelOptions,
     ) -> Result<Model, ModelError> {
+        Model::new_faulty(checkpoint, trunk, options, None)
+    }
+
+    /// As [`Model::new`], on a disk that misbehaves: for tests.
+    #[doc(hidden)]
+    pub fn new_faulty(
+        checkpoint: &Checkpoint,
+        trunk: ResidentTrunk,
+        options: ModelOptions,
+        faults: Option<Faults>,
+    ) -> Result<Model, ModelError> {
         let ResidentTrunk { mut backend, weights, files, .. } = trunk;
         let spec = checkpoint.spec().clone();
         let top_k = options.top_k(&spec)?;
@@ -149,7 +160,7 @@ impl Model {
         reserve(backend.as_mut(), checkpoint, &options);
         backend.kv_cache(options.kv_shape(&spec), options.n_pages());
         let deltas = (0..options.n_states).map(|_| backend.buffer(delta_state_len(&spec))).collect();
-        let store = Store::open(files, records(checkpoint), &options.store)?;
+        let store = Store::open_faulty(files, records(checkpoint), &options.store, faults)?;
         Ok(Model {
             timing: Timing::new(spec.layers.len()),
             pool: Pool::new(options.n_pages(), deltas, options.context),

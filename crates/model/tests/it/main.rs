@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "the distances to the goldens are worth a look")]
 
+mod failing_disk;
 mod fixture;
 mod golden;
 mod observe;

@@ -1,8 +1,9 @@
 //! A reader that misbehaves on purpose, around a real one: the test double of everything above.
 
+use std::collections::VecDeque;
 use std::io;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Finished, Read, Reader};
 
@@ -23,19 +24,33 @@ pub struct Faults {
     pub delay: u32,
     /// A read that ends sleeps this long first, in microseconds.
     pub slow_us: u32,
+    /// The disk brings so many bytes a second, one read after the other; 0 is as fast as it can.
+    pub bytes_per_s: u64,
 }
 
 pub(crate) struct Faulty {
     inner: Box<dyn Reader>,
     faults: Faults,
     state: u64,
+    /// Since when the slower disk has had nothing to do.
+    free: Instant,
     ended: Vec<Finished>,
+    /// What a slower disk would not have brought before the time given, in order.
+    throttled: VecDeque<(Instant, Finished)>,
     held_back: Vec<Finished>,
 }
 
 impl Faulty {
     pub(crate) fn new(inner: Box<dyn Reader>, faults: Faults) -> Faulty {
-        Faulty { inner, faults, state: faults.seed, ended: Vec::new(), held_back: Vec::new() }
+        Faulty {
+            inner,
+            faults,
+            state: faults.seed,
+            free: Instant::now(),
+            ended: Vec::new(),
+            throttled: VecDeque::new(),
+            held_back: Vec::new(),
+        }
     }
 
     /// splitmix64 (Steele, Lea, Flood 2014).
@@ -49,6 +64,14 @@ impl Faulty {
 
     fn happens(&mut self, per_mille: u32) -> bool {
         self.random() % 1000 < u64::from(per_mille)
+    }
+
+    /// When the slower disk has brought a read: it begins when the read before it has ended.
+    fn due(&self, read: &Read, result: &io::Result<usize>) -> Instant {
+        let free = self.throttled.back().map_or(self.free, |(due, _)| *due);
+        let bytes = *result.as_ref().unwrap_or(&0) as u64;
+        let nanos = (bytes * 1_000_000_000).checked_div(self.faults.bytes_per_s).unwrap_or(0);
+        read.begun.max(free) + Duration::from_nanos(nanos)
     }
 
     /// What came of a read, after the fault. Bytes that it does not vouch for are overwritten, so that nobody can live on them.
@@ -94,12 +117,21 @@ impl Reader for Faulty {
     fn finished(&mut self, wait: bool, into: &mut Vec<Finished>) -> io::Result<()> {
         let before = into.len();
         let mut ended = std::mem::take(&mut self.ended);
-        let outcome = self.inner.finished(wait && self.held_back.is_empty(), &mut ended);
+        let nothing_yet = self.held_back.is_empty() && self.throttled.is_empty();
+        let outcome = self.inner.finished(wait && nothing_yet, &mut ended);
         for (read, result) in ended.drain(..) {
+            self.throttled.push_back((self.due(&read, &result), (read, result)));
+        }
+        self.ended = ended;
+        if let Some((due, _)) = self.throttled.front().filter(|_| wait && self.held_back.is_empty()) {
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+        while self.throttled.front().is_some_and(|(due, _)| *due <= Instant::now()) {
+            let (due, (read, result)) = self.throttled.pop_front().expect("there is one");
+            self.free = due;
             let spoiled = self.spoil(read, result);
             self.held_back.push(spoiled);
         }
-        self.ended = ended;
         let mut at = 0;
         while at < self.held_back.len() {
             if self.happens(self.faults.delay) {

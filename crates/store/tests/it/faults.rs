@@ -41,6 +41,13 @@ fn reads_in_any_order_and_slow_ones_are_waited_for() {
 }
 
 #[test]
+fn a_slower_disk_brings_the_same() {
+    check(Faults { seed: 6, bytes_per_s: 50_000_000, ..Faults::default() }, |_, stats| {
+        assert!(stats.wait_ns > 0 && stats.busy_ns > 0 && stats.failures == 0);
+    });
+}
+
+#[test]
 fn a_file_system_that_takes_direct_opening_back_is_read_through_the_page_cache() {
     check(Faults { seed: 4, refuse_direct: 1000, short: 300, ..Faults::default() }, |_, stats| {
         assert_eq!(stats.failures, 0);
