@@ -5,13 +5,16 @@ use std::path::Path;
 use anyhow::Result;
 use flashmill_engine::{Engine, EngineOptions, Model, Plan};
 
+use crate::profile;
 use crate::progress::Progress;
 use crate::terminal::note;
 
 /// Opens a model with its text side.
 pub(crate) fn open_engine(path: &Path, options: &EngineOptions) -> Result<Engine> {
+    let mut options = options.clone();
+    profile::use_kept(path, &mut options);
     let mut bar = Progress::of_bytes("loading");
-    let engine = Engine::open(path, options, &mut |done, total| bar.set(done, total))?;
+    let engine = Engine::open(path, &options, &mut |done, total| bar.set(done, total))?;
     drop(bar);
     warn(engine.plan());
     Ok(engine)

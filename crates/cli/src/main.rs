@@ -7,6 +7,7 @@ mod flags;
 mod interrupt;
 mod load;
 mod model_path;
+mod profile;
 mod progress;
 mod prompt;
 mod report;

@@ -151,6 +151,20 @@ pub(crate) fn opening_line(opening: &Opening) -> String {
     )
 }
 
+/// What the plan predicted beside what was measured; `None` where the machine was not measured (`flashmill plan` does) or nothing was
+/// decoded.
+fn prediction_line(session: &Session<'_>) -> Option<String> {
+    let predicted = session.engine().plan().predicted?;
+    let report = Report::of(session);
+    let measured = rate(report.session.decode_tokens, report.session.decode_time)?;
+    Some(format!(
+        "predicted {:.1} tok/s with {:.0} % of hits, measured {measured:.1} tok/s with {:.0} %",
+        predicted.decode_tok_per_s,
+        100.0 * predicted.hit_rate,
+        100.0 * report.hit_rate().unwrap_or(1.0)
+    ))
+}
+
 /// Where the time of all forward passes went, in milliseconds: a row a layer, then the whole.
 pub(crate) fn timing_table(session: &Session<'_>) -> String {
     let timing = session.engine().model().timing();
@@ -168,6 +182,9 @@ pub(crate) fn timing_table(session: &Session<'_>) -> String {
     table += &disk_line(&store, whole);
     table += &overlap_lines(timing.overlap());
     table += &opening_line(session.engine().opening());
+    if let Some(line) = prediction_line(session) {
+        let _ = write!(table, "\n{line}");
+    }
     table
 }
 

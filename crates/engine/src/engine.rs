@@ -6,7 +6,7 @@ use flashmill_checkpoint::Checkpoint;
 use flashmill_model::Model;
 
 use crate::opening::Opening;
-use crate::plan::{self, Plan};
+use crate::plan::{self, Choice, Plan};
 use crate::sampling::GenerationDefaults;
 use crate::template::ChatTemplate;
 use crate::text_side::TextSide;
@@ -31,6 +31,17 @@ impl Engine {
         // The plan measures the process, and the tokenizer is a part of it, where there is one.
         let _text = TextSide::open(&checkpoint).ok();
         Plan::make(&checkpoint, options, plan::process_bytes())
+    }
+
+    /// A plan of [`Engine::plan_for`] with the predictions of `options.profile`, and beside it what the floor, other readers and a budget for
+    /// everything would give.
+    pub fn choices_for(
+        path: &Path,
+        options: &EngineOptions,
+        plan: &Plan,
+    ) -> Result<(Plan, Vec<Choice>), EngineError> {
+        let checkpoint = Checkpoint::open(path)?;
+        Ok((plan.again(&checkpoint, options)?, plan.choices(&checkpoint, options)?))
     }
 
     /// Opens the model at `path` within the budget. `progress` is told the bytes of the trunk read so far, and in all.

@@ -5,6 +5,7 @@
 //! into thoughts, answer and tool calls.
 
 mod chat;
+pub mod cost;
 mod engine;
 mod error;
 mod gguf_keys;
@@ -28,7 +29,7 @@ pub use engine::Engine;
 pub use error::EngineError;
 pub use opening::Opening;
 pub use options::{BackendKind, EngineOptions};
-pub use plan::{Plan, human_bytes};
+pub use plan::{Choice, Plan, human_bytes};
 pub use sampling::{GenerationDefaults, Sampler, SamplingOptions};
 pub use session::{Session, SessionStats};
 pub use stops::StopMatcher;

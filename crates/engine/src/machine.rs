@@ -85,6 +85,11 @@ pub fn peak_rss_bytes() -> Option<u64> {
     Some(*seen)
 }
 
+/// The name of this machine in its network; `None` where the system does not say.
+pub fn name() -> Option<String> {
+    System::host_name().ok()
+}
+
 /// Processors that this process may use: its affinity mask and its control group's quota count.
 pub fn allowed_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)

@@ -1,7 +1,10 @@
+use std::sync::Arc;
+
 use flashmill_kernels::{Backend, Cpu, CpuOptions, KvKind, Level, Reference};
 use flashmill_model::Prefetch;
 use flashmill_store::ReaderKind;
 
+use crate::cost::MachineProfile;
 use crate::{EngineError, machine};
 
 /// How a model is opened. Built by the program, passed down whole; `None` means that the plan decides.
@@ -31,6 +34,8 @@ pub struct EngineOptions {
     pub max_logit_rows: Option<usize>,
     /// A ceiling of memory for bundles, within the budget; as much as is left if not given.
     pub cache_bytes: Option<u64>,
+    /// What this machine gives, where it was measured: the plan then predicts speeds, and takes the reader that is the fastest.
+    pub profile: Option<Arc<MachineProfile>>,
 }
 
 /// What computes.

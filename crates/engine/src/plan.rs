@@ -2,9 +2,10 @@
 
 use flashmill_checkpoint::Checkpoint;
 use flashmill_model::{Footprint, ModelOptions};
-use flashmill_store::StoreOptions;
+use flashmill_store::{ReaderKind, StoreOptions};
 use serde::Serialize;
 
+use crate::cost::{self, Prediction, Workload};
 use crate::machine;
 use crate::{EngineError, EngineOptions};
 
@@ -62,12 +63,57 @@ pub struct Plan {
     pub model_experts_per_token: usize,
     /// What computes.
     pub backend: String,
+    /// How fast it will be, if the machine was measured: a prompt of [`cost::PROMPT`] tokens, then decoding.
+    pub predicted: Option<Prediction>,
     /// What the model is loaded with.
     #[serde(skip)]
     pub(crate) model: ModelOptions,
 }
 
 impl Plan {
+    /// The same plan with the predictions of a profile that was measured since, in a process that measuring may have made larger.
+    pub(crate) fn again(
+        &self,
+        checkpoint: &Checkpoint,
+        options: &EngineOptions,
+    ) -> Result<Plan, EngineError> {
+        Plan::make(checkpoint, options, self.process_bytes)
+    }
+
+    /// The plans at the floor, within the budget, and with every expert resident, with each reader that was measured: what a user can
+    /// choose between.
+    pub(crate) fn choices(
+        &self,
+        checkpoint: &Checkpoint,
+        options: &EngineOptions,
+    ) -> Result<Vec<Choice>, EngineError> {
+        let with = |ram_bytes: u64, reader: ReaderKind| {
+            let options = EngineOptions { ram_bytes: Some(ram_bytes), reader, ..options.clone() };
+            Plan::make(checkpoint, &options, self.process_bytes)
+        };
+        // More than any machine has, less than any sum of sizes overflows with.
+        let ceiling = with(1 << 56, options.reader)?.used_bytes();
+        let measured = |reader: &ReaderKind| {
+            options.profile.as_ref().is_some_and(|profile| profile.disk.contains_key(&reader.to_string()))
+        };
+        let mut readers: Vec<ReaderKind> = ReaderKind::ALL.into_iter().filter(measured).collect();
+        if readers.is_empty() {
+            readers.push(options.reader);
+        }
+        let mut choices = Vec::new();
+        for (name, ram_bytes) in [("floor", self.floor_bytes), ("budget", self.ram_bytes)] {
+            for &reader in &readers {
+                choices.push(Choice { name, reader, plan: with(ram_bytes, reader)? });
+            }
+        }
+        choices.push(Choice {
+            name: "ceiling",
+            reader: options.reader,
+            plan: with(ceiling, options.reader)?,
+        });
+        Ok(choices)
+    }
+
     /// Fits the model beside `process_bytes` into the budget: first the floor, then a comfortable context, chunk and saved prefixes, then slots.
     pub(crate) fn make(
         checkpoint: &Checkpoint,
@@ -104,12 +150,10 @@ impl Plan {
                 let slots = slots.min(footprint.slot_ceiling_bytes.max(footprint.slot_floor_bytes));
                 let slots =
                     slots.min(options.cache_bytes.unwrap_or(u64::MAX)).max(footprint.slot_floor_bytes);
-                return Ok(Plan::new(checkpoint, options, model, footprint, slots)?.under(
-                    ram_bytes,
-                    ram_source,
-                    process_bytes,
-                    floor,
-                ));
+                let plan = Plan::new(checkpoint, options, model, footprint, slots)?;
+                return Ok(plan
+                    .under(ram_bytes, ram_source, process_bytes, floor)
+                    .predict(checkpoint, options));
             }
         }
         Err(EngineError::BudgetBelowFloor {
@@ -158,12 +202,29 @@ impl Plan {
             experts_per_token,
             model_experts_per_token: spec.moe.map_or(0, |moe| moe.top_k),
             backend: options.make_backend()?.name(),
+            predicted: None,
             model,
         })
     }
 
     fn under(self, ram_bytes: u64, ram_source: String, process_bytes: u64, floor_bytes: u64) -> Plan {
         Plan { ram_bytes, ram_source, process_bytes, floor_bytes, ..self }
+    }
+
+    /// Takes the fastest reader, if the machine was measured with this backend and none was asked for.
+    fn predict(mut self, checkpoint: &Checkpoint, options: &EngineOptions) -> Plan {
+        let Some(profile) = options.profile.as_ref().filter(|profile| profile.backend == self.backend) else {
+            return self;
+        };
+        let workload = Workload::of(checkpoint, self.experts_per_token);
+        if let Some((reader, prediction)) = cost::best_reader(&workload, profile, &self, options.reader) {
+            // What was measured to work may be refused here: io_uring is left to the reader that falls back.
+            if reader != ReaderKind::Uring {
+                self.model.store.reader = reader;
+            }
+            self.predicted = Some(prediction);
+        }
+        self
     }
 
     /// Bytes in use when everything that was planned is touched.
@@ -175,6 +236,22 @@ impl Plan {
             + self.work_bytes
             + self.slot_bytes
     }
+}
+
+/// A plan that a user can choose.
+#[derive(Clone, Debug, Serialize)]
+pub struct Choice {
+    /// `floor`, `budget` or `ceiling`.
+    pub name: &'static str,
+    /// How experts are read.
+    #[serde(serialize_with = "as_text")]
+    pub reader: ReaderKind,
+    /// What it takes and does.
+    pub plan: Plan,
+}
+
+fn as_text<S: serde::Serializer>(reader: &ReaderKind, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(reader)
 }
 
 /// The process as it is now, and a margin for what has not happened yet.
@@ -242,7 +319,21 @@ impl std::fmt::Display for Plan {
             self.expert_bytes_per_token,
             &format!("{} experts a layer", self.experts_per_token),
         )?;
-        write!(f, "backend               {}", self.backend)
+        write!(f, "backend               {}", self.backend)?;
+        let Some(predicted) = &self.predicted else { return Ok(()) };
+        write!(
+            f,
+            "\npredicted             {:>7.1} tok/s  answer, if {:.0} % of the picks hit: {} read for a token",
+            predicted.decode_tok_per_s,
+            100.0 * predicted.hit_rate,
+            human_bytes(predicted.bytes_per_token as u64)
+        )?;
+        write!(
+            f,
+            "\n                      {:>7.1} tok/s  prompt of {} tokens",
+            predicted.prefill_tok_per_s,
+            cost::PROMPT
+        )
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod bench;
 pub mod calibrate;
 mod gguf;
+pub mod profile;
 mod random;
 pub mod replay;
 pub mod routing;

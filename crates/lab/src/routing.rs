@@ -3,6 +3,8 @@
 use flashmill_engine::{Picks, Route};
 
 use crate::random::SplitMix64;
+use crate::replay::{DEFAULT_POLICY, Eviction, Hits, Tokens, replay};
+use crate::trace::{Trace, TraceHeader, TracedToken, VERSION};
 
 /// How picks are drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -37,6 +39,34 @@ impl DrawnRoute {
         let layers = (0..n_layers).map(|_| Layer::new(options.skew, n_experts, &mut random)).collect();
         DrawnRoute { options, layers, random }
     }
+}
+
+/// Share of drawn picks that hit slots for `resident_share` of the experts, 0 to 1: the draws of a few layers, replayed.
+pub fn drawn_hit_rate(drawn: Drawn, n_experts: usize, top_k: usize, resident_share: f64) -> f64 {
+    const LAYERS: usize = 4;
+    const TOKENS: usize = 400;
+    let mut route = DrawnRoute::new(drawn, LAYERS, n_experts);
+    let mut one = Picks { top_k, experts: vec![0; top_k], weights: vec![0.0; top_k] };
+    let mut token = || {
+        let picks = (0..LAYERS).map(|layer| {
+            route.route(layer, 1, &mut one);
+            one.experts.clone()
+        });
+        TracedToken { prompt: false, picks: picks.collect(), guess: Vec::new() }
+    };
+    let header = TraceHeader {
+        version: VERSION,
+        model: "drawn".to_owned(),
+        top_k,
+        n_experts: vec![n_experts; LAYERS],
+    };
+    let tokens: Vec<TracedToken> = (0..TOKENS).map(|_| token()).collect();
+    let first = Trace { header: header.clone(), tokens: tokens[..TOKENS / 2].to_vec() };
+    let n_slots = (resident_share * (LAYERS * n_experts) as f64) as usize;
+    // The first half fills the cache: what it hits is not what a warm cache does.
+    let hits = |trace: &Trace| replay(trace, Tokens::All, Eviction::Policy(DEFAULT_POLICY), n_slots);
+    let (all, first) = (hits(&Trace { header, tokens }), hits(&first));
+    Hits { hits: all.hits - first.hits, picks: all.picks - first.picks }.rate()
 }
 
 impl Layer {
@@ -90,6 +120,16 @@ impl Route for DrawnRoute {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn expected_hits_of_drawn_picks() {
+        let rate = |skew, reuse, share| drawn_hit_rate(Drawn { skew, reuse, seed: 1 }, 64, 8, share);
+        assert_eq!(rate(0.0, 0.0, 1.0), 1.0);
+        assert!((rate(0.0, 0.0, 0.5) - 0.5).abs() < 0.06, "{}", rate(0.0, 0.0, 0.5));
+        assert!(rate(0.0, 0.7, 0.5) > 0.75);
+        assert!(rate(1.2, 0.0, 0.25) > rate(0.0, 0.0, 0.25) + 0.1);
+        assert_eq!(rate(0.0, 0.0, 0.0), 0.0);
+    }
 
     fn picks(drawn: Drawn, n_rows: usize) -> Vec<Vec<u32>> {
         let (top_k, n_experts) = (8, 64);

@@ -1,20 +1,26 @@
 //! `flashmill plan MODEL`: what is resident, cached and read.
 
+use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use flashmill_engine::{Engine, human_bytes, machine};
+use flashmill_engine::{Choice, Engine, EngineOptions, human_bytes, machine};
 use serde_json::json;
 
 use crate::flags::PlanOptions;
-use crate::load;
 use crate::model_path::ModelPath;
+use crate::{load, profile};
 
-/// Prints the machine and the plan; nothing is loaded.
+/// Prints the machine, the plan, and what other budgets and readers would give; nothing is loaded. The machine is measured once.
 pub(crate) fn plan(options: PlanOptions) -> Result<ExitCode> {
     let model = ModelPath::find(&options.model)?;
+    // The plan first: it counts the process, which measuring makes larger.
     let plan = Engine::plan_for(model.path(), &options.engine)?;
+    let profile = Arc::new(profile::measured(model.path(), &options.engine, options.measure)?);
+    let engine = EngineOptions { profile: Some(profile.clone()), ..options.engine };
+    let (plan, choices) = Engine::choices_for(model.path(), &engine, &plan)?;
     load::warn(&plan);
     let text = if options.json {
         let mut object = serde_json::to_value(&plan)?;
@@ -25,12 +31,41 @@ pub(crate) fn plan(options: PlanOptions) -> Result<ExitCode> {
             "available_source": limit.source.to_string(),
             "cores": machine::allowed_cores(),
         });
+        object["profile"] = serde_json::to_value(&*profile)?;
+        object["choices"] = serde_json::to_value(&choices)?;
         serde_json::to_string_pretty(&object)?
     } else {
-        format!("{}\n{plan}", machine_line())
+        format!("{}\n{plan}\n\n{}", machine_line(), table(&choices))
     };
     writeln!(io::stdout(), "{text}").context("cannot write to standard output")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// A line for each choice, with what it would give.
+fn table(choices: &[Choice]) -> String {
+    let mut table = format!(
+        "{:<9}{:<12}{:>10}{:>14}{:>8}{:>13}{:>15}{:>15}",
+        "choice", "reader", "--ram", "experts held", "hits", "read/token", "answer tok/s", "prompt tok/s"
+    );
+    for Choice { name, reader, plan } in choices {
+        let _ = write!(
+            table,
+            "\n{name:<9}{reader:<12}{:>10}{:>13.1}%",
+            human_bytes(plan.used_bytes().min(plan.ram_bytes)),
+            100.0 * plan.resident_share
+        );
+        if let Some(predicted) = &plan.predicted {
+            let _ = write!(
+                table,
+                "{:>7.0}%{:>13}{:>15.1}{:>15.1}",
+                100.0 * predicted.hit_rate,
+                human_bytes(predicted.bytes_per_token as u64),
+                predicted.decode_tok_per_s,
+                predicted.prefill_tok_per_s
+            );
+        }
+    }
+    table
 }
 
 /// `machine  23.5 GiB  22.9 GiB may be used (available memory), 2 cores`, in the columns of the plan.

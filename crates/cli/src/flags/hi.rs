@@ -58,6 +58,8 @@ pub(crate) struct PlanOptions {
     pub(crate) model: PathBuf,
     pub(crate) engine: EngineOptions,
     pub(crate) json: bool,
+    /// Measure the machine although it was measured before.
+    pub(crate) measure: bool,
 }
 
 /// Show what files hold.
@@ -162,8 +164,8 @@ impl Mode {
         Ok(match args.command {
             LowCommand::Run(LowRun { question, json }) => Mode::Run(RunOptions::new(question, json)?),
             LowCommand::Chat(chat) => Mode::Chat(ChatOptions::new(chat)?),
-            LowCommand::Plan(LowPlan { model, json, engine }) => {
-                Mode::Plan(PlanOptions { model: model.model, engine: engine_options(engine)?, json })
+            LowCommand::Plan(LowPlan { model, json, measure, engine }) => {
+                Mode::Plan(PlanOptions { model: model.model, engine: engine_options(engine)?, json, measure })
             }
             LowCommand::Inspect(LowInspect { model, json }) => {
                 Mode::Inspect(InspectOptions { model: model.model, json })

@@ -21,7 +21,7 @@ pub(crate) enum LowCommand {
     Run(LowRun),
     /// Talk to a model
     Chat(LowChat),
-    /// Show what will be resident, cached and read, without loading the model
+    /// Show what will be resident, cached and read, and how fast, without loading the model
     Plan(LowPlan),
     /// Show what a model's files hold
     Inspect(LowInspect),
@@ -93,6 +93,9 @@ pub(crate) struct LowPlan {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Measure this machine again, instead of taking what was measured the first time
+    #[arg(long)]
+    pub(crate) measure: bool,
     #[command(flatten)]
     pub(crate) engine: LowEngine,
 }

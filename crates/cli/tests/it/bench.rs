@@ -31,8 +31,12 @@ fn a_shape_is_written_measured_and_removed() {
         );
         let ran = run(line.split(' ').chain(["--dir", text(dir.path())]));
         let table = ran.success();
-        for word in ["synthetic: 1 layers of 256 experts", "8 of 8 a token: the model's own", "drawn, skew 0"]
-        {
+        for word in [
+            "synthetic: 1 layers of 256 experts",
+            "8 of 8 a token: the model's own",
+            "drawn, skew 0",
+            "measured / predicted",
+        ] {
             assert!(table.contains(word), "{table}");
         }
         assert_eq!(std::fs::read_dir(dir.path()).expect("a directory").count(), 0, "nothing is left");

@@ -1,6 +1,10 @@
 //! `flashmill inspect` and `flashmill plan`.
 
-use crate::support::{fixture, run, text};
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::{Ran, demo_files, fixture, flashmill, run, text};
 
 #[test]
 fn inspect_names_what_is_stored_and_what_is_ignored() {
@@ -63,4 +67,48 @@ fn plan_counts_every_byte_of_the_budget() {
 #[test]
 fn plan_needs_no_tokenizer() {
     run(["plan", text(&fixture("qwen3_5_moe_mlx4"))]).success();
+}
+
+#[test]
+fn plan_predicts_speeds_from_a_machine_that_it_measures_once() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let model = demo_files();
+    let plan = |more: &[&str]| {
+        let mut command = flashmill();
+        command.env("XDG_CACHE_HOME", home.path()).args(["plan", text(&model), "--ram", "60M"]);
+        Ran::from(command.args(more).output().expect("the program starts"))
+    };
+    let first = plan(&["--json"]).json();
+    let kept = || {
+        let mut files = fs::read_dir(home.path().join("flashmill")).expect("a directory");
+        let file = files.find_map(|entry| Some(entry.ok()?.path()).filter(|path| path.extension().is_some()));
+        fs::read(file.expect("a kept profile")).expect("it is readable")
+    };
+    let profile = kept();
+    let choices = first["choices"].as_array().expect("choices").clone();
+    let names: Vec<_> = choices.iter().map(|choice| choice["name"].as_str().expect("a name")).collect();
+    assert_eq!(names, ["floor", "budget", "ceiling"]);
+    let ram = |choice: &Value| choice["plan"]["ram_bytes"].as_u64().expect("a number");
+    assert!(ram(&choices[0]) < ram(&choices[1]) && ram(&choices[1]) < ram(&choices[2]), "{first:#}");
+    // The demo's files are too small for measuring a disk, so that only what is resident has a speed.
+    assert_eq!(choices[0]["plan"]["predicted"], Value::Null);
+    for field in ["decode_tok_per_s", "prefill_tok_per_s", "hit_rate"] {
+        let value = choices[2]["plan"]["predicted"][field].as_f64();
+        assert!(value.is_some_and(|value| value > 0.0), "{field}: {first:#}");
+    }
+    let second = plan(&["--json"]).json();
+    assert_eq!((&second["profile"], kept()), (&first["profile"], profile.clone()));
+    let again = plan(&["--json", "--measure"]).json();
+    assert_ne!(again["profile"], first["profile"]);
+    let ran = plan(&[]);
+    let table = ran.success();
+    assert!(table.contains("answer tok/s") && table.contains("ceiling"), "{table}");
+    // A file that is not a profile is measured anew.
+    for entry in fs::read_dir(home.path().join("flashmill")).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some() {
+            fs::write(path, "{").expect("it is writable");
+        }
+    }
+    assert_eq!(plan(&["--json"]).json()["profile"]["backend"], first["profile"]["backend"]);
 }

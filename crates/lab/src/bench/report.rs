@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use flashmill_engine::cost::Prediction;
 use flashmill_engine::{Model, Plan, human_bytes, machine};
 use serde::Serialize;
 
@@ -108,6 +109,8 @@ pub struct Row {
     pub active_bytes_per_token: u64,
     /// Where the time of a decoded token went.
     pub parts: Vec<PartTime>,
+    /// What the plan's formula says of this row, with the machine as measured in the same run; none where that was not possible.
+    pub predicted: Option<Prediction>,
 }
 
 /// Time of one part of the forward pass.
@@ -212,6 +215,21 @@ impl BenchReport {
                 format!("{:.1} / {:.1}", row.read_us_p50 as f64 / 1e3, row.read_us_p99 as f64 / 1e3),
                 row.wait_ms_per_token,
                 100.0 * gb / self.peaks.memory_gb_per_s,
+            );
+        }
+        text += "\npredicted from the machine as measured in this run\n";
+        for row in &self.rows {
+            let Some(predicted) = &row.predicted else { continue };
+            let _ = writeln!(
+                text,
+                "{:>8}  {:>12.1}  {:>12.2}  {:>10} {:>5.1}%  measured / predicted: prompt {:.2}, decode {:.2}",
+                row.context,
+                predicted.prefill_tok_per_s,
+                predicted.decode_tok_per_s,
+                human_bytes(predicted.bytes_per_token as u64),
+                100.0 * predicted.hit_rate,
+                row.prefill_tok_per_s / predicted.prefill_tok_per_s,
+                row.decode_tok_per_s / predicted.decode_tok_per_s,
             );
         }
         text += "\nms of a decoded token\n";
