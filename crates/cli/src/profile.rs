@@ -37,7 +37,7 @@ pub(crate) fn measured(path: &Path, options: &EngineOptions, again: bool) -> Res
         bar.step("measuring the disk", 1, 2);
         let readers = [ReaderKind::Uring, ReaderKind::Pread, ReaderKind::PageCache];
         profile::measure_disk(&mut found, &checkpoint, &readers)?;
-        changed = true;
+        changed |= !found.disk.is_empty();
     }
     drop(bar);
     if changed && let Some(place) = place(path) {

@@ -3,23 +3,22 @@
 //! Tokens are random, since no text is needed to measure, and each number is taken warm: after a prompt and a few tokens on the same
 //! state. Time is bounded: a phase that has run long enough ends early, and its rate is that of what it did.
 
+mod foretell;
 mod report;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flashmill_engine::cost::{self, MachineProfile, Setting, Workload};
 use flashmill_engine::{
-    Checkpoint, Engine, EngineError, EngineOptions, Model, ModelError, Part, Plan, ReaderKind, Sequence,
-    State, Wanted, machine,
+    Checkpoint, Engine, EngineError, EngineOptions, Model, ModelError, Part, Plan, Sequence, State, Wanted,
+    machine,
 };
 
 pub use report::{BenchReport, PartTime, Peaks, Row};
 
-use crate::profile::{self, ProfileError};
+use crate::profile::ProfileError;
 use crate::random::SplitMix64;
-use crate::routing::{Drawn, DrawnRoute, drawn_hit_rate};
+use crate::routing::{Drawn, DrawnRoute};
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -86,17 +85,8 @@ pub fn bench(
     }
     let n_steps = 3 + options.contexts.len() + usize::from(options.cold);
     let checkpoint = Checkpoint::open(path).map_err(EngineError::from)?;
-    progress("measuring the memory and the disk", 0, n_steps);
-    let mut profile = MachineProfile::default();
+    progress("loading", 0, n_steps);
     let mut engine = options.engine.clone();
-    // `Auto` is io_uring wherever that is allowed; where it is not, the disk stays unmeasured.
-    let reader = if engine.reader == ReaderKind::Auto { ReaderKind::Uring } else { engine.reader };
-    let top_k = checkpoint.spec().moe.map_or(0, |moe| engine.experts_per_token.unwrap_or(moe.top_k));
-    let workload = Workload::of(&checkpoint, top_k);
-    profile::complete(&mut profile, &workload, &engine)?;
-    profile::measure_disk(&mut profile, &checkpoint, &[reader])?;
-    let profile = Arc::new(profile);
-    progress("loading", 1, n_steps);
     let longest = options.contexts.iter().max().copied().unwrap_or(0);
     // One token more than is decoded, for the one that is sampled last.
     engine.context = Some(longest + options.prompt_tokens + WARM_TOKENS + options.decode_tokens + 1);
@@ -108,47 +98,29 @@ pub fn bench(
         model.set_route(Box::new(route));
     }
     let active = active_bytes(&checkpoint, &plan);
-    let hit_rate = expected_hit_rate(options.routing, &checkpoint, &plan);
-    let prophet = Prophet { workload, profile: profile.clone(), reader: reader.to_string(), hit_rate };
-    let mut runner = Runner { model, plan, options, random: SplitMix64(1), active, prophet };
+    let mut runner = Runner { model, plan, options, random: SplitMix64(1), active };
     let mut rows = Vec::new();
     if options.cold {
-        progress("cold", 2, n_steps);
+        progress("cold", 1, n_steps);
         runner.model.store().forget_cached();
         rows.push(runner.row(options.contexts[0], true)?);
     }
-    progress("warming up", n_steps - options.contexts.len() - 1, n_steps);
+    progress("warming up", n_steps - options.contexts.len() - 2, n_steps);
     runner.warm_up()?;
     for (at, &context) in options.contexts.iter().enumerate() {
-        progress(&format!("context {context}"), n_steps - options.contexts.len() + at, n_steps);
+        progress(&format!("context {context}"), n_steps - options.contexts.len() - 1 + at, n_steps);
         runner.model.store().forget_cached();
         rows.push(runner.row(context, false)?);
     }
-    progress("done", n_steps, n_steps);
+    let peak_rss_bytes = machine::peak_rss_bytes();
     let Runner { model, plan, .. } = runner;
-    let peaks = Peaks {
-        memory_gb_per_s: profile.memory_gb_per_s,
-        disk_gb_per_s: profile.disk_gb_per_s(&reader.to_string(), 4 << 20, 16),
-    };
-    Ok(BenchReport::new(path, options, &model, &plan, peaks, load_seconds, rows, machine::peak_rss_bytes()))
-}
-
-/// What says beforehand how fast a row will be.
-struct Prophet {
-    workload: Workload,
-    profile: Arc<MachineProfile>,
-    reader: String,
-    hit_rate: f64,
-}
-
-/// Hits to be expected while decoding: of drawn picks those of the same draws replayed, else those of trained models.
-fn expected_hit_rate(routing: Option<Drawn>, checkpoint: &Checkpoint, plan: &Plan) -> f64 {
-    match (routing, checkpoint.spec().moe) {
-        (Some(drawn), Some(moe)) => {
-            drawn_hit_rate(drawn, moe.n_experts, plan.experts_per_token, plan.resident_share)
-        }
-        _ => cost::expected_hit_rate(plan.resident_share),
-    }
+    let reader = model.store().reader_name().to_owned();
+    // The machine is measured when the model has given its memory back: both together would pass the budget.
+    drop(model);
+    progress("measuring the machine", n_steps - 1, n_steps);
+    let peaks = foretell::foretell(&checkpoint, &plan, options, &mut rows)?;
+    progress("done", n_steps, n_steps);
+    Ok(BenchReport::new(path, options, reader, &plan, peaks, load_seconds, rows, peak_rss_bytes))
 }
 
 /// Bytes of the trunk that each decoded token reads: of a table that is not also the head, one row.
@@ -164,7 +136,6 @@ struct Runner<'a> {
     random: SplitMix64,
     /// Bytes of the trunk that a token reads.
     active: u64,
-    prophet: Prophet,
 }
 
 impl Runner<'_> {
@@ -194,10 +165,6 @@ impl Runner<'_> {
         });
         let picks = stats.hits + stats.misses;
         let at = filled + n_prompt + n_decoded / 2;
-        let Prophet { workload, profile, reader, hit_rate } = &self.prophet;
-        let hit_rate = if cold { 0.0 } else { *hit_rate };
-        let setting = Setting::of(&self.plan, reader, hit_rate);
-        let predicted = workload.predict(profile, &setting, filled, n_prompt);
         Ok(Row {
             context: filled,
             cold,
@@ -212,7 +179,7 @@ impl Runner<'_> {
             wait_ms_per_token: per_token(stats.wait_ns) / 1e6,
             active_bytes_per_token: self.active + self.plan.expert_bytes_per_token + self.state_bytes(at),
             parts: parts.collect(),
-            predicted,
+            predicted: None,
         })
     }
 

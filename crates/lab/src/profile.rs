@@ -4,6 +4,8 @@ mod disk;
 mod kernels;
 mod memory;
 
+pub(crate) use memory::gb_per_s as memory_gb_per_s;
+
 use flashmill_engine::cost::{MachineProfile, Workload};
 use flashmill_engine::{BackendKind, Checkpoint, EngineOptions, ReaderKind};
 use flashmill_kernels::{Backend as _, Cpu, CpuOptions};

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use flashmill_engine::cost::Prediction;
-use flashmill_engine::{Model, Plan, human_bytes, machine};
+use flashmill_engine::{Plan, human_bytes, machine};
 use serde::Serialize;
 
 use super::BenchOptions;
@@ -127,7 +127,7 @@ impl BenchReport {
     pub(super) fn new(
         path: &Path,
         options: &BenchOptions,
-        model: &Model,
+        reader: String,
         plan: &Plan,
         peaks: Peaks,
         load_seconds: f64,
@@ -156,7 +156,7 @@ impl BenchReport {
                 resident_share: plan.resident_share,
                 chunk: plan.chunk,
                 backend: plan.backend.clone(),
-                reader: model.store().reader_name().to_owned(),
+                reader,
                 routing: options.routing.map(|Drawn { skew, reuse, .. }| (skew, reuse)),
                 load_seconds,
             },

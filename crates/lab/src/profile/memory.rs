@@ -7,7 +7,7 @@ use std::time::Instant;
 const BYTES: usize = 256 << 20;
 
 /// GB/s of a plain read by `n_threads` threads, each its own share: the best of several rounds.
-pub(super) fn gb_per_s(n_threads: usize) -> f64 {
+pub(crate) fn gb_per_s(n_threads: usize) -> f64 {
     let words = vec![1u64; BYTES / 8];
     let share = words.len().div_ceil(n_threads);
     let round = || {
