@@ -6,6 +6,8 @@ mod memory;
 
 pub(crate) use memory::gb_per_s as memory_gb_per_s;
 
+use std::collections::btree_map::Entry;
+
 use flashmill_engine::cost::{MachineProfile, Workload};
 use flashmill_engine::{BackendKind, Checkpoint, EngineOptions, ReaderKind};
 use flashmill_kernels::{Backend as _, Cpu, CpuOptions};
@@ -44,8 +46,8 @@ pub fn complete(
         added = true;
     }
     for encoding in workload.encodings() {
-        if !profile.products.contains_key(&encoding.to_string()) {
-            profile.products.insert(encoding.to_string(), kernels::product(&mut cpu, encoding));
+        if let Entry::Vacant(place) = profile.products.entry(encoding.to_string()) {
+            place.insert(kernels::product(&mut cpu, encoding));
             added = true;
         }
     }
