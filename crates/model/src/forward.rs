@@ -472,7 +472,7 @@ fn mixture(
         timing.mark(layer, Part::Shared);
     }
     b.zero(y, n * hidden);
-    let mut units = pass.watch.wants_units().then(|| Units::new(b, n, &moe.bundle));
+    let mut units = pass.watch.wants_units().then(|| Units::new(n, &moe.bundle));
     while let Some((i, lease)) = fetch.next()? {
         timing.mark(layer, Part::ReadWait);
         let entries = union.entries(i);
@@ -490,9 +490,6 @@ fn mixture(
             b.accumulate(y, work.expert_out, hidden, terms);
         }
         timing.mark(layer, Part::Experts);
-    }
-    if let Some(units) = units {
-        b.release(units.out);
     }
     if as_they_land {
         // The entries are sorted by expert, so each row's terms come in ascending expert order.
@@ -515,27 +512,28 @@ struct Units {
     /// The identity, `[intermediate, intermediate]` in F32.
     identity: Vec<u8>,
     shape: MatrixShape,
-    out: Buffer,
     values: Vec<f32>,
 }
 
 impl Units {
     /// For passes of `n_rows`.
-    fn new(b: &mut dyn Backend, n_rows: usize, bundle: &[MatrixShape; 3]) -> Units {
+    fn new(n_rows: usize, bundle: &[MatrixShape; 3]) -> Units {
         let n = bundle[0].rows;
         let shape = MatrixShape { rows: n, cols: n, encoding: Encoding::Float(Float::F32) };
         let mut identity = vec![0; shape.bytes()];
         for i in 0..n {
             identity[4 * (i * n + i)..][..4].copy_from_slice(&1f32.to_le_bytes());
         }
-        Units { identity, shape, out: b.buffer(n_rows * n), values: vec![0.0; n_rows * n] }
+        Units { identity, shape, values: vec![0.0; n_rows * n] }
     }
 
     fn of(&mut self, b: &mut dyn Backend, glu: &Glu<'_>, h: Buffer, rows: &[u32]) -> &[f32] {
         let glu = Glu { down: MatrixView::new(self.shape, &[&self.identity]), ..*glu };
-        b.expert(&glu, h, rows, self.out, 0);
         let values = &mut self.values[..rows.len() * self.shape.rows];
-        b.read(self.out, 0, values);
+        let out = b.buffer(values.len());
+        b.expert(&glu, h, rows, out, 0);
+        b.read(out, 0, values);
+        b.release(out);
         values
     }
 }
