@@ -54,8 +54,8 @@ pub(crate) fn all() -> Vec<Kernel> {
         Kernel::new("product BF16", |cpu, slow| product(cpu, Encoding::Float(Float::BF16), slow)),
         Kernel::new("product FP8", |cpu, slow| product(cpu, FP8, slow)),
         Kernel::new("product F32", |cpu, slow| product(cpu, Encoding::Float(Float::F32), slow)),
-        Kernel::new("expert 4-bit 4096/1024", |cpu, slow| expert(cpu, 4096, 1024, 1, slow)),
-        Kernel::new("expert 4-bit 2048/512", |cpu, slow| expert(cpu, 2048, 512, 1, slow)),
+        Kernel::new("expert 4-bit 4096/1024", |cpu, slow| expert(cpu, affine(4, 64), [4096, 1024], 1, slow)),
+        Kernel::new("expert 4-bit 2048/512", |cpu, slow| expert(cpu, affine(4, 64), [2048, 512], 1, slow)),
         Kernel::new("prefill 4-bit 256 rows", |cpu, slow| prefill(cpu, affine(4, 64), 256, slow)),
         Kernel::new("prefill 4-bit 24 rows", |cpu, slow| prefill(cpu, affine(4, 64), 24, slow)),
         Kernel::new("prefill 8-bit 256 rows", |cpu, slow| prefill(cpu, affine(8, 64), 256, slow)),
@@ -66,13 +66,20 @@ pub(crate) fn all() -> Vec<Kernel> {
         Kernel::new("prefill FP8 256 rows", |cpu, slow| prefill(cpu, FP8, 256, slow)),
         Kernel::new("attend decode f16 16k", |cpu, slow| attend(cpu, KvKind::F16, 1, slow)),
         Kernel::new("attend decode q8 16k", |cpu, slow| attend(cpu, KvKind::Q8, 1, slow)),
-        Kernel::new("attend prefill f16 16k", |cpu, slow| attend(cpu, KvKind::F16, 16, slow)),
+        Kernel::new("attend prefill f16 16k", |cpu, slow| attend(cpu, KvKind::F16, 64, slow)),
+        Kernel::new("attend prefill q8 16k", |cpu, slow| attend(cpu, KvKind::Q8, 64, slow)),
         Kernel::new("delta decode", |cpu, slow| delta(cpu, 1, slow)),
-        Kernel::new("delta prefill", |cpu, slow| delta(cpu, 64, slow)),
+        Kernel::new("delta prefill", |cpu, slow| delta(cpu, 512, slow)),
         Kernel::new("conv decode", |cpu, slow| conv(cpu, 1, slow)),
-        Kernel::new("conv prefill", |cpu, slow| conv(cpu, 64, slow)),
+        Kernel::new("conv prefill", |cpu, slow| conv(cpu, 512, slow)),
         Kernel::new("rms_norm 4096", |cpu, _| norm(cpu)),
     ];
+    for n_rows in [4, 8, 12, 16, 64] {
+        for encoding in [affine(4, 64), Encoding::Ggml(GgmlType::Q4_K)] {
+            let name = format!("prefill expert {encoding} 2048/512 {n_rows} rows");
+            all.push(Kernel::new(name, move |cpu, slow| expert(cpu, encoding, [2048, 512], n_rows, slow)));
+        }
+    }
     for ty in FAST_TYPES {
         all.push(Kernel::new(format!("product {ty}"), move |cpu, slow| {
             product(cpu, Encoding::Ggml(ty), slow)
@@ -166,8 +173,13 @@ fn prefill(cpu: &mut Cpu, encoding: Encoding, n_rows: usize, slow: bool) -> Run 
 }
 
 /// Experts in turn, so that none is in the cache.
-fn expert(cpu: &mut Cpu, hidden: usize, intermediate: usize, n_rows: usize, slow: bool) -> Run {
-    let encoding = affine(4, 64);
+fn expert(
+    cpu: &mut Cpu,
+    encoding: Encoding,
+    [hidden, intermediate]: [usize; 2],
+    n_rows: usize,
+    slow: bool,
+) -> Run {
     let into = MatrixShape { rows: intermediate, cols: hidden, encoding };
     let back = MatrixShape { rows: hidden, cols: intermediate, encoding };
     let size = 2 * into.bytes() + back.bytes();
@@ -176,7 +188,7 @@ fn expert(cpu: &mut Cpu, hidden: usize, intermediate: usize, n_rows: usize, slow
     for _ in 0..n_experts {
         let mut parts = Vec::new();
         for shape in [into, into, back] {
-            for part in 0..3 {
+            for part in 0..encoding.n_parts() {
                 let mut bytes = vec![0; shape.part_bytes(part)];
                 fill(encoding, part, &mut bytes);
                 parts.push(bytes);
@@ -189,14 +201,19 @@ fn expert(cpu: &mut Cpu, hidden: usize, intermediate: usize, n_rows: usize, slow
     let mut turn = 0;
     let step = move |cpu: &mut Cpu| {
         turn = (turn + 1) % experts.len();
+        let n_parts = encoding.n_parts();
         let view = |shape, at: usize| {
-            let parts: Vec<&[u8]> = experts[turn][at..at + 3].iter().map(Vec::as_slice).collect();
+            let parts: Vec<&[u8]> =
+                experts[turn][at * n_parts..][..n_parts].iter().map(Vec::as_slice).collect();
             MatrixView::new(shape, &parts)
         };
-        let glu = Glu { gate: view(into, 0), up: view(into, 3), down: view(back, 6) };
+        let glu = Glu { gate: view(into, 0), up: view(into, 1), down: view(back, 2) };
+        cpu.write(x, 0, &[0.5]); // what was quantised is out of date
         cpu.expert(&glu, x, &rows, y, 0);
     };
-    Run { step: Box::new(step), amount: size as f64, unit: "GB/s" }
+    let (amount, unit) =
+        if n_rows == 1 { (size, "GB/s") } else { (3 * n_rows * hidden * intermediate, "GMAC/s") };
+    Run { step: Box::new(step), amount: amount as f64, unit }
 }
 
 fn attend(cpu: &mut Cpu, kind: KvKind, n_rows: usize, slow: bool) -> Run {

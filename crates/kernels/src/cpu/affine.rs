@@ -118,6 +118,25 @@ impl Dealt {
         }
     }
 
+    /// Neighbouring pairs of words that stay neighbours when a unit of `unit` values is put together again.
+    pub(crate) fn run(self, unit: usize) -> usize {
+        match self {
+            Dealt::Words(n) => unit / 2 / n,
+            Dealt::Bytes(n) => unit / 4 / n,
+            Dealt::WordRuns(_) | Dealt::ByteRuns(_) => unreachable!("{self:?} is not for panels"),
+        }
+    }
+
+    /// The first pair of run `run` of unit `u`: a unit has a run in each plane, those of high bytes before those of low bytes.
+    pub(crate) fn start_of_run(self, unit: usize, u: usize, run: usize) -> usize {
+        let first = u * self.run(unit);
+        match self {
+            Dealt::Words(n) => first / 16 * 16 * n + first % 16 + 16 * run,
+            Dealt::Bytes(n) => first / 16 * 32 * n + first % 16 + 32 * (run % n) + 16 * (run / n),
+            Dealt::WordRuns(_) | Dealt::ByteRuns(_) => unreachable!("{self:?} is not for panels"),
+        }
+    }
+
     /// Deals one block: the definition that every level equals.
     pub(crate) fn deal(self, from: &[i16], to: &mut [i16]) {
         match self {
@@ -204,22 +223,34 @@ impl<'a> QuantizedRow<'a> {
 
 /// Rows of activations for the blocked product, in panels of [`PANEL`] rows.
 ///
-/// A panel holds, for each pair of values in the order of [`QuantizedRow::values`], that pair of each of its rows.
+/// A panel holds, for each pair of values, that pair of each of its rows. The units follow each other as a tile takes them (see
+/// [`place`]), and the pairs of a unit are its runs in [`QuantizedRow::values`].
 #[derive(Clone, Copy)]
 #[cfg_attr(
     not(any(target_arch = "x86_64", target_arch = "aarch64")),
     allow(dead_code, reason = "Scalar has no blocked product")
 )]
 pub(crate) struct Blocked<'a> {
-    /// `[panel][pair][PANEL]`.
+    /// `[panel][place of the unit][pair][PANEL]`.
     pub(crate) pairs: &'a [i32],
     /// Values of a unit.
     pub(crate) unit: usize,
-    /// `[panel]` of scales and scaled sums as in [`QuantizedRow::factors`], each value for `PANEL` rows.
+    /// `[panel]` of scales and scaled sums, `[place of the unit][PANEL]` each.
     pub(crate) factors: &'a [f32],
     /// Values of a row, padded.
     pub(crate) padded_cols: usize,
     pub(crate) rows: usize,
+}
+
+/// Accumulators in the order in which their tree adds them: each next one is added to the last as soon as that is possible. It is its
+/// own reverse.
+pub(crate) const TREE_ORDER: [usize; 16] = [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15];
+
+/// The place of unit `u` of `n_units` (a multiple of sixteen) where units follow each other as a blocked product takes them: those of
+/// one accumulator together, the accumulators in the order of the tree.
+#[inline(always)]
+pub(crate) fn place(u: usize, n_units: usize) -> usize {
+    TREE_ORDER[u % 16] * (n_units / 16) + u / 16
 }
 
 /// Rows of a panel.

@@ -6,7 +6,7 @@ use super::affine::Output;
 use super::kv::KvCache;
 use super::memory::Memory;
 use super::norm::{Add, DeltaGates, GatedMulAdd, GatedNorm, MulAdd, NormRotateHead, RmsNorm, SiluMul};
-use super::product::{Rows, Source, Tag};
+use super::product::{MOST_ROWS, Rows, Source, Tag};
 use super::route::RouteRow;
 use super::{Cpu, Owned, Values, in_place};
 use crate::{
@@ -23,11 +23,12 @@ impl Cpu {
         Source { tag, span: values.memory.span(), cols, rows }
     }
 
-    fn product(&mut self, x: Buffer, rows: Rows<'_>, (matrix, y): (Matrix, Buffer)) {
+    /// A product of some rows of `x`, to the rows of `y` from `first` on.
+    fn product(&mut self, x: Buffer, rows: Rows<'_>, first: usize, (matrix, y): (Matrix, Buffer)) {
         let y = self.output(y);
         let w = self.matrices[matrix.0 as usize].view();
         let source = self.source(x, w.shape.cols, rows);
-        let y = Output { span: y, stride: w.shape.rows, first: 0 };
+        let y = Output { span: y, stride: w.shape.rows, first: 0 }.at_row(first);
         self.products.product(&mut self.team, &w, source, y);
     }
 }
@@ -138,13 +139,16 @@ impl Backend for Cpu {
     }
 
     fn linear(&mut self, x: Buffer, n_rows: usize, products: &[(Matrix, Buffer)]) {
-        for &product in products {
-            self.product(x, Rows::Range(0, n_rows), product);
+        // The products take turns, as they share what is quantised for a turn.
+        for first in (0..n_rows).step_by(MOST_ROWS) {
+            for &product in products {
+                self.product(x, Rows::Range(first, n_rows.min(first + MOST_ROWS)), first, product);
+            }
         }
     }
 
     fn linear_rows(&mut self, x: Buffer, rows: &[u32], product: (Matrix, Buffer)) {
-        self.product(x, Rows::These(rows), product);
+        self.product(x, Rows::These(rows), 0, product);
     }
 
     fn add(&mut self, x: Buffer, y: Buffer, n: usize) {

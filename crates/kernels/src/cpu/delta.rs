@@ -9,7 +9,7 @@ use crate::DeltaShape;
 
 /// Channels that go through the rows together.
 pub(crate) const CHANNELS: usize = 64;
-/// Value columns that go through the rows together: with 128 keys their state is 16 KB.
+/// Value columns that go through some rows together: with 128 keys their state is 16 KB.
 pub(crate) const COLUMNS: usize = 32;
 /// The most taps of a convolution.
 pub(crate) const MAX_TAPS: usize = 8;
@@ -78,7 +78,9 @@ impl Conv<'_> {
             window[j + 1] = s.load_some(state(j));
         }
         for row in 0..self.rows.n {
-            window.copy_within(1..taps, 0);
+            for j in 1..taps {
+                window[j - 1] = window[j];
+            }
             window[taps - 1] = s.load_some(m(row));
             let mut y = s.mul(weights[0], window[0]);
             for j in 1..taps {
@@ -97,7 +99,6 @@ pub(crate) struct Rule<'a> {
     pub(crate) shape: &'a DeltaShape,
     pub(crate) rows: Rows,
     pub(crate) head: usize,
-    /// At most [`COLUMNS`].
     pub(crate) columns: Range<usize>,
     pub(crate) qkv: &'a [f32],
     pub(crate) g: &'a [f32],
@@ -108,82 +109,161 @@ pub(crate) struct Rule<'a> {
     pub(crate) recurrent: usize,
 }
 
+/// Rows that are taken together by [`Rule`], if their keys fit into [`KEYS`] values.
+const ROWS: usize = 16;
+/// Values of the keys of some rows: 8 KB.
+const KEYS: usize = 2048;
+const _: () = assert!(MAX_KEY <= KEYS);
+
+/// Some rows of a segment: normalised queries and keys, `[rows][key_dim]`, and the decay of each row.
+struct Block {
+    rows: Rows,
+    q: [f32; KEYS],
+    k: [f32; KEYS],
+    decay: [f32; ROWS],
+}
+
+/// What one pass over the state does to it.
+struct Pass<'a, S: Simd, const N: usize> {
+    /// The columns' correction, the row's key and its query.
+    d: [S::F; N],
+    k: &'a [f32],
+    q: &'a [f32],
+    /// The next row's decay and key.
+    decay: S::F,
+    next_k: &'a [f32],
+}
+
+/// A sum over the keys for `N` vectors of columns, in four chains.
+type Chains<S, const N: usize> = [[<S as Simd>::F; N]; 4];
+
 impl Kernel for Rule<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let mut at = self.columns.start;
-        while at < self.columns.end {
-            let width = (self.columns.end - at).min(COLUMNS);
-            if width == COLUMNS {
-                self.lanes::<S, 2>(s, at, COLUMNS);
-            } else {
-                for start in (0..width).step_by(16) {
-                    self.lanes::<S, 1>(s, at + start, (width - start).min(16));
+        let mut block =
+            Block { rows: Rows { first: 0, n: 0 }, q: [0.0; KEYS], k: [0.0; KEYS], decay: [0.0; ROWS] };
+        let most = ROWS.min(KEYS / self.shape.key_dim);
+        for first in (0..self.rows.n).step_by(most) {
+            block.rows = Rows { first: self.rows.first + first, n: (self.rows.n - first).min(most) };
+            self.fill(s, &mut block);
+            let mut at = self.columns.start;
+            while at < self.columns.end {
+                let width = self.columns.end - at;
+                if width >= COLUMNS {
+                    self.lanes::<S, 2>(s, &block, at, COLUMNS);
+                    at += COLUMNS;
+                } else {
+                    self.lanes::<S, 1>(s, &block, at, width.min(16));
+                    at += width.min(16);
                 }
             }
-            at += width;
         }
     }
 }
 
 impl Rule<'_> {
-    /// `width` columns from `at` on, in `N` vectors.
+    /// Normalises the queries and keys of the block's rows.
     #[inline(always)]
-    fn lanes<S: Simd, const N: usize>(&self, s: S, at: usize, width: usize) {
+    fn fill<S: Simd>(&self, s: S, block: &mut Block) {
         let shape = self.shape;
-        let (keys, values) = (shape.key_dim, shape.value_dim);
+        let keys = shape.key_dim;
         let q_scale = 1.0 / (keys as f32).sqrt();
-        let channels = shape.conv_channels();
-        let key_head = shape.key_head(self.head);
-        let first_k = shape.n_key_heads * keys;
-        let first_v = 2 * first_k;
-        let state_at = self.recurrent + self.head * keys * values + at;
-        let (mut q, mut k) = ([0.0; MAX_KEY], [0.0; MAX_KEY]);
-        let (q, k) = (&mut q[..keys], &mut k[..keys]);
-        for row in self.rows.first..self.rows.first + self.rows.n {
-            let channel = &self.qkv[row * channels..][..channels];
-            normalize(s, &channel[key_head * keys..][..keys], q_scale, q);
-            normalize(s, &channel[first_k + key_head * keys..][..keys], 1.0, k);
-            let v = load_all::<S, N>(s, &channel[first_v + self.head * values + at..][..width]);
-            let gate = row * shape.n_value_heads + self.head;
-            let decay = s.splat(exp_one(s, self.g[gate]));
-            let beta = s.splat(self.beta[gate]);
+        let (first_q, first_k) = (shape.key_head(self.head) * keys, shape.n_key_heads * keys);
+        for i in 0..block.rows.n {
+            let row = block.rows.first + i;
+            let channel = &self.qkv[row * shape.conv_channels()..][..shape.conv_channels()];
+            normalize(s, &channel[first_q..][..keys], q_scale, &mut block.q[i * keys..][..keys]);
+            normalize(s, &channel[first_k + first_q..][..keys], 1.0, &mut block.k[i * keys..][..keys]);
+            block.decay[i] = exp_one(s, self.g[row * shape.n_value_heads + self.head]);
+        }
+    }
 
-            let mut chains = [[s.splat(0.0); N]; 4];
-            for (i, &k) in k.iter().enumerate() {
-                // SAFETY: the columns of the state are this task's own.
-                let state = unsafe { self.state.get(state_at + i * values, width) };
-                let state = load_all::<S, N>(s, state);
-                let k = s.splat(k);
-                for n in 0..N {
-                    chains[i % 4][n] = s.fma(s.mul(state[n], decay), k, chains[i % 4][n]);
-                }
-            }
-            let kv = join(s, &chains);
-            let mut d = [s.splat(0.0); N];
+    /// `width` columns from `at` on, in `N` vectors, through the block's rows.
+    ///
+    /// A pass over the state does two things at once: the update by one row with its output, and the decay for the next row with
+    /// the product with its key. So in between the memory holds a state that has decayed already.
+    #[inline(always)]
+    fn lanes<S: Simd, const N: usize>(&self, s: S, block: &Block, at: usize, width: usize) {
+        let shape = self.shape;
+        let (keys, heads) = (shape.key_dim, shape.n_value_heads);
+        let Rows { first, n } = block.rows;
+        let none = [[s.splat(0.0); N]; 4];
+        let (mut kv, mut o) = (none, none);
+        let pass = Pass { d: none[0], k: &[], q: &[], decay: s.splat(block.decay[0]), next_k: &block.k };
+        self.pass::<S, N, false, true>(s, at, width, &pass, &mut o, &mut kv);
+        for i in 0..n {
+            let channel = &self.qkv[(first + i) * shape.conv_channels()..][..shape.conv_channels()];
+            let first_v = 2 * shape.n_key_heads * keys + self.head * shape.value_dim + at;
+            let v = load_all::<S, N>(s, &channel[first_v..][..width]);
+            let beta = s.splat(self.beta[(first + i) * heads + self.head]);
+            let joined = join(s, &kv);
+            let mut d = none[0];
             for n in 0..N {
-                d[n] = s.mul(beta, s.sub(v[n], kv[n]));
+                d[n] = s.mul(beta, s.sub(v[n], joined[n]));
             }
+            let next = (i + 1).min(n - 1);
+            let pass = Pass {
+                d,
+                k: &block.k[i * keys..],
+                q: &block.q[i * keys..],
+                decay: s.splat(block.decay[next]),
+                next_k: &block.k[next * keys..],
+            };
+            (kv, o) = (none, none);
+            if i + 1 < n {
+                self.pass::<S, N, true, true>(s, at, width, &pass, &mut o, &mut kv);
+            } else {
+                self.pass::<S, N, true, false>(s, at, width, &pass, &mut o, &mut kv);
+            }
+            let place = ((first + i) * heads + self.head) * shape.value_dim + at;
+            // SAFETY: the columns of the output are this task's own.
+            let out = unsafe { self.out.get_mut(place, width) };
+            store_all(s, &join(s, &o), out);
+        }
+    }
 
-            let mut chains = [[s.splat(0.0); N]; 4];
-            for (i, (&k, &q)) in k.iter().zip(q.iter()).enumerate() {
-                // SAFETY: as above.
-                let memory = unsafe { self.state.get_mut(state_at + i * values, width) };
+    /// One pass over `width` columns of the state: if `UPDATE`, by a row, whose output is added to `o`; if `DECAY`, for the next row, whose
+    /// product with the key is added to `kv`.
+    #[inline(always)]
+    fn pass<S: Simd, const N: usize, const UPDATE: bool, const DECAY: bool>(
+        &self,
+        s: S,
+        at: usize,
+        width: usize,
+        pass: &Pass<'_, S, N>,
+        o: &mut Chains<S, N>,
+        kv: &mut Chains<S, N>,
+    ) {
+        let (keys, values) = (self.shape.key_dim, self.shape.value_dim);
+        let start = self.recurrent + self.head * keys * values + at;
+        for first in (0..keys).step_by(4) {
+            // Chain c by its number, so that it stays in registers.
+            for c in 0..4 {
+                let i = first + c;
+                if i >= keys {
+                    break;
+                }
+                // SAFETY: the columns of the state are this task's own.
+                let memory = unsafe { self.state.get_mut(start + i * values, width) };
                 let mut state = load_all::<S, N>(s, memory);
-                let (k, q) = (s.splat(k), s.splat(q));
-                for n in 0..N {
-                    state[n] = s.fma(k, d[n], s.mul(state[n], decay));
-                    chains[i % 4][n] = s.fma(state[n], q, chains[i % 4][n]);
+                if UPDATE {
+                    let (k, q) = (s.splat(pass.k[i]), s.splat(pass.q[i]));
+                    for n in 0..N {
+                        state[n] = s.fma(k, pass.d[n], state[n]);
+                        o[c][n] = s.fma(state[n], q, o[c][n]);
+                    }
+                }
+                if DECAY {
+                    let k = s.splat(pass.next_k[i]);
+                    for n in 0..N {
+                        state[n] = s.mul(state[n], pass.decay);
+                        kv[c][n] = s.fma(state[n], k, kv[c][n]);
+                    }
                 }
                 store_all(s, &state, memory);
             }
-            let o = join(s, &chains);
-            let place = (row * shape.n_value_heads + self.head) * values + at;
-            // SAFETY: the columns of the output are this task's own.
-            let out = unsafe { self.out.get_mut(place, width) };
-            store_all(s, &o, out);
         }
     }
 }
@@ -198,7 +278,7 @@ fn normalize<S: Simd>(s: S, x: &[f32], scale: f32, out: &mut [f32]) {
 }
 
 #[inline(always)]
-fn join<S: Simd, const N: usize>(s: S, chains: &[[S::F; N]; 4]) -> [S::F; N] {
+fn join<S: Simd, const N: usize>(s: S, chains: &Chains<S, N>) -> [S::F; N] {
     let mut sums = [s.splat(0.0); N];
     for n in 0..N {
         sums[n] = s.add(s.add(chains[0][n], chains[2][n]), s.add(chains[1][n], chains[3][n]));

@@ -122,6 +122,7 @@ impl<T: Plain> Span<T> {
     ///
     /// # Safety
     /// The memory lives, and nobody writes these values, during `'a`.
+    #[inline(always)]
     pub(crate) unsafe fn get<'a>(self, at: usize, len: usize) -> &'a [T] {
         self.check(at, len);
         // SAFETY: in bounds by `check`; life and absence of writers by the caller.
@@ -132,12 +133,14 @@ impl<T: Plain> Span<T> {
     ///
     /// # Safety
     /// The memory lives, and nobody else reads or writes these values, during `'a`.
+    #[inline(always)]
     pub(crate) unsafe fn get_mut<'a>(self, at: usize, len: usize) -> &'a mut [T] {
         self.check(at, len);
         // SAFETY: in bounds by `check`; life and exclusiveness by the caller.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
     }
 
+    #[inline(always)]
     fn check(self, at: usize, len: usize) {
         assert!(
             at.checked_add(len).is_some_and(|end| end <= self.len),

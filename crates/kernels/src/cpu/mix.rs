@@ -343,13 +343,16 @@ impl Cpu {
                         beta.get(0, rows * heads),
                     )
                 };
-                for task in part.share(heads * blocks, 1) {
-                    let start = task % blocks * COLUMNS;
+                // Neighbouring blocks of a head go together.
+                let share = part.share(heads * blocks, 1);
+                for head in share.start / blocks..share.end.div_ceil(blocks) {
+                    let first = share.start.max(head * blocks) - head * blocks;
+                    let last = share.end.min((head + 1) * blocks) - head * blocks;
                     level.run(Rule {
                         shape,
                         rows: Rows { first: segment.first_row, n: segment.n_rows },
-                        head: task / blocks,
-                        columns: start..(start + COLUMNS).min(shape.value_dim),
+                        head,
+                        columns: first * COLUMNS..(last * COLUMNS).min(shape.value_dim),
                         qkv,
                         g,
                         beta,

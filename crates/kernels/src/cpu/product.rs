@@ -18,7 +18,7 @@ use crate::team::{Part, Team};
 use crate::{Buffer, Glu};
 
 /// Rows of activations that are multiplied together; more are taken in several turns, which bounds the scratch memory.
-const MOST_ROWS: usize = 256;
+pub(crate) const MOST_ROWS: usize = 256;
 /// Bytes of codes that stay in the cache while a few rows of activations pass.
 const PIECE_BYTES: usize = 128 * 1024;
 /// Rows of a share are a multiple of this: the blocked product takes sixteen at a time.

@@ -1,6 +1,6 @@
 //! Activations in 16 bits.
 
-use super::affine::{Blocked, Dealt, FACTORS, LEAST_UNIT, PANEL, PANEL_FACTORS, QuantizedRow};
+use super::affine::{Blocked, Dealt, FACTORS, LEAST_UNIT, PANEL, PANEL_FACTORS, QuantizedRow, place};
 use super::memory::{Memory, Span};
 use super::simd::{Kernel, Simd, map};
 use crate::team::Part;
@@ -165,7 +165,7 @@ impl<'a, F: Fn(usize) -> &'a [f32]> Kernel for QuantizeRows<F> {
         if form.blocked {
             for first in share.step_by(PANEL) {
                 // SAFETY: the panel consists of rows of this thread's share, which are written.
-                unsafe { panel(self.to, first) };
+                unsafe { panel(s, self.to, first) };
             }
         }
     }
@@ -233,37 +233,56 @@ fn quantize_group<S: Simd>(s: S, x: &[f32], q: &mut [i16]) -> f32 {
     amax / LIMIT
 }
 
-/// Brings the rows from `first` on into their panel; rows that do not exist are zero.
+/// Brings the rows from `first` on into their panel; the last row stands in for rows that do not exist.
 ///
 /// # Safety
 /// The rows are written and nobody writes them; the panel is this thread's own.
 #[inline(always)]
-unsafe fn panel(to: Writer, first: usize) {
+unsafe fn panel<S: Simd>(s: S, to: Writer, first: usize) {
+    let Form { unit, dealt, .. } = to.form;
     let cols = padded(to.form.cols);
-    let n_factors = cols / to.form.unit * PANEL_FACTORS;
+    let (n_units, run) = (cols / unit, dealt.run(unit));
+    let n_factors = n_units * PANEL_FACTORS * PANEL;
     let index = first / PANEL;
     // SAFETY: by the caller.
     let (pairs, factors) = unsafe {
         (
             to.panel_pairs.get_mut(index * cols / 2 * PANEL, cols / 2 * PANEL),
-            to.panel_factors.get_mut(index * n_factors * PANEL, n_factors * PANEL),
+            to.panel_factors.get_mut(index * n_factors, n_factors),
         )
     };
-    for lane in 0..PANEL {
-        if first + lane < to.n_rows {
-            // SAFETY: by the caller.
-            let row = unsafe { to.row(first + lane) };
-            for (pair, &[low, high]) in
-                pairs.as_chunks_mut::<PANEL>().0.iter_mut().zip(row.values.as_chunks::<2>().0)
-            {
-                pair[lane] = i32::from(low) & 0xffff | i32::from(high) << 16;
-            }
-            for (to, &factor) in factors.as_chunks_mut::<PANEL>().0.iter_mut().zip(row.factors) {
-                to[lane] = factor;
-            }
-        } else {
-            pairs.as_chunks_mut::<PANEL>().0.iter_mut().for_each(|pair| pair[lane] = 0);
-            factors.as_chunks_mut::<PANEL>().0.iter_mut().for_each(|factor| factor[lane] = 0.0);
+    // SAFETY: by the caller.
+    let rows: [_; PANEL] = std::array::from_fn(|lane| unsafe { to.row((first + lane).min(to.n_rows - 1)) });
+    let values = rows.map(|row| row.values.as_chunks::<2>().0);
+    let (scales, sums) = factors.as_chunks_mut::<PANEL>().0.split_at_mut(n_units);
+    for u in 0..n_units {
+        let place = place(u, n_units);
+        let pairs = &mut pairs[place * unit / 2 * PANEL..][..unit / 2 * PANEL];
+        for (i, pairs) in pairs.chunks_exact_mut(run * PANEL).enumerate() {
+            interleave(s, values, dealt.start_of_run(unit, u, i), pairs);
+        }
+        for (lane, row) in rows.iter().enumerate() {
+            (scales[place][lane], sums[place][lane]) = (row.factors[u], row.factors[n_units + u]);
+        }
+    }
+}
+
+/// Pairs of each row from `start` on, pair by pair.
+#[inline(always)]
+fn interleave<S: Simd>(s: S, rows: [&[[i16; 2]]; PANEL], start: usize, to: &mut [i32]) {
+    let (eights, rest) = to.as_chunks_mut::<{ 8 * PANEL }>();
+    for (i, to) in eights.iter_mut().enumerate() {
+        let mut from = [&[[0; 2]; 8]; PANEL];
+        for lane in 0..PANEL {
+            from[lane] = rows[lane][start + 8 * i..].first_chunk().expect("eight pairs");
+        }
+        s.interleave(from, to);
+    }
+    let start = start + 8 * eights.len();
+    for (i, to) in rest.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+        for lane in 0..PANEL {
+            let [low, high] = rows[lane][start + i];
+            to[lane] = i32::from(low) & 0xffff | i32::from(high) << 16;
         }
     }
 }

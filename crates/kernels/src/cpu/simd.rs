@@ -2,7 +2,7 @@
 
 use flashmill_layout::minifloat;
 
-use super::affine::{AffineRows, Blocked, Dealt, Output, QuantizedRow};
+use super::affine::{AffineRows, Blocked, Dealt, Output, PANEL, QuantizedRow};
 use super::ggml::{Fast, GgmlRows};
 use super::scalar::Scalar;
 
@@ -77,6 +77,17 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     #[inline(always)]
     fn deal(self, dealt: Dealt, from: &[i16], to: &mut [i16]) {
         dealt.deal(from, to);
+    }
+
+    /// Eight pairs of words of each row of a panel, pair by pair: `to[PANEL * i + row] = rows[row][i]`.
+    #[inline(always)]
+    fn interleave(self, rows: [&[[i16; 2]; 8]; PANEL], to: &mut [i32; 8 * PANEL]) {
+        for i in 0..8 {
+            for row in 0..PANEL {
+                let [low, high] = rows[row][i];
+                to[PANEL * i + row] = i32::from(low) & 0xffff | i32::from(high) << 16;
+            }
+        }
     }
 
     /// `y = W x` for neighbouring rows of a quantised matrix.

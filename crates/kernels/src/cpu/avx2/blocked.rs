@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::affine::{AffineRows, Blocked, Output, PANEL};
+use super::super::affine::{AffineRows, Blocked, Output, PANEL, TREE_ORDER};
 use super::super::ggml::{Fast, GgmlRows, StepRows};
 use super::Avx2;
 use super::affine::{Scales, field, planes, straddling};
@@ -75,12 +75,9 @@ unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
         }
         let unpacked = Unpacked { pairs, scales, biases };
         // SAFETY: the weights are unpacked; the columns of `y` as the caller says.
-        unsafe { panels::<BITS, UNIT>(unpacked, n_units, x, first..first + n_rows, true, y) };
+        unsafe { panels::<UNIT>(unpacked, n_units, x, first..first + n_rows, true, y) };
     }
 }
-
-/// Bits of codes whose activations are in plain order, as those of blocks are.
-const IN_ORDER: usize = 3;
 
 /// The same for a type of blocks.
 ///
@@ -117,9 +114,9 @@ pub(super) unsafe fn ggml<T: Fast>(
         // SAFETY: the weights are unpacked; the columns of `y` as the caller says.
         unsafe {
             if T::UNIT == 32 {
-                panels::<IN_ORDER, 32>(unpacked, n_units, x, rows, offsets, y);
+                panels::<32>(unpacked, n_units, x, rows, offsets, y);
             } else {
-                panels::<IN_ORDER, 16>(unpacked, n_units, x, rows, offsets, y);
+                panels::<16>(unpacked, n_units, x, rows, offsets, y);
             }
         }
     }
@@ -172,7 +169,7 @@ fn store_square(square: [__m256i; 8], to: &mut [i32; 8 * ROWS]) {
 /// # Safety
 /// As the functions around it say.
 #[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn panels<const BITS: usize, const UNIT: usize>(
+unsafe fn panels<const UNIT: usize>(
     w: Unpacked<'_>,
     n_units: usize,
     x: &Blocked<'_>,
@@ -198,9 +195,9 @@ unsafe fn panels<const BITS: usize, const UNIT: usize>(
             // SAFETY: the weights are unpacked; a panel has `PANEL` rows, of which the first are real.
             unsafe {
                 match x.n_rows() - first_x {
-                    1 => tile.compute::<BITS, UNIT, 1>(1),
-                    2 => tile.compute::<BITS, UNIT, 2>(2),
-                    n => tile.compute::<BITS, UNIT, 4>(n.min(4)),
+                    1 => tile.compute::<UNIT, 1>(1),
+                    2 => tile.compute::<UNIT, 2>(2),
+                    n => tile.compute::<UNIT, 4>(n.min(4)),
                 }
             }
         }
@@ -333,25 +330,23 @@ struct Tile<'a> {
     y: Output,
 }
 
-/// Accumulators in the order in which their tree adds them: each next one is added to the last as soon as that is possible.
-const ORDER: [usize; 16] = [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15];
-
 impl Tile<'_> {
     /// `n` rows of the half, computed as `R`.
     ///
     /// # Safety
     /// The weights are unpacked, and the columns of `y` are this thread's own.
     #[inline(always)]
-    unsafe fn compute<const BITS: usize, const UNIT: usize, const R: usize>(&self, n: usize) {
+    unsafe fn compute<const UNIT: usize, const R: usize>(&self, n: usize) {
         // SAFETY: units are below `n_units`, of which the slices have all.
         unsafe {
             // What has been added up of each level of the tree.
             let mut done = [[_mm256_setzero_ps(); R]; 5];
-            for (step, &lane) in ORDER.iter().enumerate() {
+            let units_of_lane = self.x.1.len() / PANEL / 16;
+            for (step, &lane) in TREE_ORDER.iter().enumerate() {
                 let mut acc = [_mm256_setzero_ps(); R];
                 let mut unit = lane;
                 while unit < self.n_units {
-                    self.unit::<BITS, UNIT, R>(unit, &mut acc);
+                    self.unit::<UNIT, R>(unit, step * units_of_lane + unit / 16, &mut acc);
                     unit += 16;
                 }
                 let mut level = 0;
@@ -372,37 +367,27 @@ impl Tile<'_> {
         }
     }
 
-    /// Adds one unit to the accumulators of `R` rows of activations.
+    /// Adds one unit to the accumulators of `R` rows of activations, in whose panel it is at `place`.
     ///
     /// # Safety
     /// The unit exists.
     #[inline(always)]
-    unsafe fn unit<const BITS: usize, const UNIT: usize, const R: usize>(
+    unsafe fn unit<const UNIT: usize, const R: usize>(
         &self,
         unit: usize,
+        place: usize,
         acc: &mut [__m256; R],
     ) {
-        let (n_planes, run) = (planes(BITS as u8), run_of(BITS, UNIT));
         // SAFETY: by the caller.
         unsafe {
-            let x = self.x.0.as_ptr().add(4 * self.half);
-            let mut w = self.w.pairs.as_ptr().add(unit * UNIT / 2 * ROWS);
+            let x = self.x.0.as_ptr().add(place * UNIT / 2 * PANEL + 4 * self.half);
+            let w = self.w.pairs.as_ptr().add(unit * UNIT / 2 * ROWS);
             let mut sums = [_mm256_setzero_si256(); R];
-            if n_planes == 1 {
-                dots::<R>(&mut sums, w, x.add(unit * UNIT / 2 * PANEL), UNIT / 2);
-            } else {
-                // Units of a block of activations.
-                let n = 16 / run;
-                let x = x.add(((unit / n) * n_planes * 16 + unit % n * run) * PANEL);
-                for j in 0..n_planes {
-                    dots::<R>(&mut sums, w, x.add(16 * j * PANEL), run);
-                    w = w.add(run * ROWS);
-                }
-            }
+            dots::<R>(&mut sums, w, x, UNIT / 2);
             let scale = _mm256_loadu_ps(self.w.scales.as_ptr().add(unit * ROWS).cast());
             let bias = _mm256_loadu_ps(self.w.biases.as_ptr().add(unit * ROWS).cast());
             for r in 0..R {
-                let lane = unit * PANEL + 4 * self.half + r;
+                let lane = place * PANEL + 4 * self.half + r;
                 let x_scale = _mm256_set1_ps(*self.x.1.as_ptr().add(lane));
                 let x_sum = _mm256_set1_ps(*self.x.2.as_ptr().add(lane));
                 acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[r]), _mm256_mul_ps(scale, x_scale), acc[r]);
@@ -428,6 +413,24 @@ unsafe fn dots<const R: usize>(sums: &mut [__m256i; R], w: *const i32, x: *const
                 let x = _mm256_set1_epi32(*x.add(pair * PANEL + r));
                 sums[r] = _mm256_add_epi32(sums[r], _mm256_madd_epi16(w, x));
             }
+        }
+    }
+}
+
+/// [`super::super::simd::Simd::interleave`].
+///
+/// # Safety
+/// The CPU's features.
+#[inline(always)]
+pub(in crate::cpu) unsafe fn interleave(rows: [&[[i16; 2]; 8]; PANEL], to: &mut [i32; 8 * PANEL]) {
+    // SAFETY: a row has eight dwords; the CPU's features, by the caller.
+    unsafe {
+        let mut square = [_mm256_setzero_si256(); PANEL];
+        for row in 0..PANEL {
+            square[row] = _mm256_loadu_si256(rows[row].as_ptr().cast());
+        }
+        for (i, pair) in transpose(square).into_iter().enumerate() {
+            _mm256_storeu_si256(to.as_mut_ptr().add(PANEL * i).cast(), pair);
         }
     }
 }

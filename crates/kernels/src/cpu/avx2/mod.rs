@@ -2,13 +2,15 @@
 
 use std::arch::x86_64::*;
 
-use super::affine::{AffineRows, Blocked, Dealt, Output, QuantizedRow};
+use super::affine::{AffineRows, Blocked, Dealt, Output, PANEL, QuantizedRow};
 use super::ggml::{self, Fast, GgmlRows};
 use super::simd::{Kernel, Simd};
 
 mod affine;
 mod blocked;
 mod bytes;
+
+pub(super) use blocked::interleave;
 
 /// The proof that the CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -299,6 +301,12 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn dealt(self, bits: u8, _blocked: bool) -> Dealt {
         Dealt::Words(affine::planes(bits))
+    }
+
+    #[inline(always)]
+    fn interleave(self, rows: [&[[i16; 2]; 8]; PANEL], to: &mut [i32; 8 * PANEL]) {
+        // SAFETY: the token proves the CPU's features.
+        unsafe { interleave(rows, to) }
     }
 
     #[inline(always)]

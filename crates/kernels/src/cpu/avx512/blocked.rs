@@ -6,8 +6,8 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use super::super::affine::{AffineRows, Blocked, Output, PANEL};
-use super::super::ggml::{Fast, GgmlRows, StepRows};
+use super::super::affine::{AffineRows, Blocked, Dealt, Output, PANEL, TREE_ORDER, place};
+use super::super::ggml::{Fast, GgmlRows, Steps, signed_codes};
 use super::Avx512;
 use super::affine::{Scales, field, load, planes, straddling};
 
@@ -40,20 +40,23 @@ pub(super) unsafe fn product(_: Avx512, w: &AffineRows<'_>, x: &Blocked<'_>, scr
 /// Rows of weights that are unpacked together.
 const ROWS: usize = 16;
 
-/// Sixteen rows of weights, unpacked.
+/// Sixteen rows of weights, unpacked; their units in the order in which they are multiplied.
 #[derive(Clone, Copy)]
 struct Unpacked {
-    /// `[unit][pair of the unit][ROWS]`, the pairs of a unit in the order of the activations.
+    /// `[place of the unit][pair of the unit][ROWS]`, the pairs of a unit in the order of the activations.
     pairs: *mut i32,
-    /// `[unit][ROWS]`.
+    /// `[place of the unit][ROWS]`.
     scales: *mut f32,
-    /// `[unit][ROWS]`.
+    /// `[place of the unit][ROWS]`.
     biases: *mut f32,
+    /// Units there is room for, whole sixteens.
+    n_units: usize,
 }
 
 impl Unpacked {
     /// Room for `n_units` of `unit` values.
     fn new(scratch: &mut [i32], n_units: usize, unit: usize) -> Unpacked {
+        let n_units = n_units.next_multiple_of(16);
         let (pairs, rest) = scratch.split_at_mut(n_units * unit / 2 * ROWS);
         let (scales, biases) = rest.split_at_mut(n_units * ROWS);
         assert!(biases.len() >= n_units * ROWS, "scratch for W");
@@ -61,20 +64,30 @@ impl Unpacked {
             pairs: pairs.as_mut_ptr(),
             scales: scales.as_mut_ptr().cast(),
             biases: biases.as_mut_ptr().cast(),
+            n_units,
         }
     }
 
-    /// What begins at unit `first`, each of `unit` values.
+    /// The pairs of unit `u` of `unit` values, from the `pair`-th on.
     ///
     /// # Safety
-    /// There is such a unit.
-    unsafe fn at_unit(self, first: usize, unit: usize) -> Unpacked {
+    /// There are such pairs.
+    #[inline(always)]
+    unsafe fn pairs(self, u: usize, unit: usize, pair: usize) -> *mut __m512i {
+        // SAFETY: by the caller.
+        unsafe { self.pairs.add((place(u, self.n_units) * unit / 2 + pair) * ROWS).cast() }
+    }
+
+    /// Scales or biases of sixteen rows to their places: lane i of register j is that of unit `first + i` of row j.
+    ///
+    /// # Safety
+    /// There is room for the first `n` units.
+    #[inline(always)]
+    unsafe fn spread_factors(self, to: *mut f32, rows: [__m512i; ROWS], first: usize, n: usize) {
         // SAFETY: by the caller.
         unsafe {
-            Unpacked {
-                pairs: self.pairs.add(first * unit / 2 * ROWS),
-                scales: self.scales.add(first * ROWS),
-                biases: self.biases.add(first * ROWS),
+            for (i, lanes) in transpose(rows).into_iter().enumerate().take(n) {
+                _mm512_storeu_si512(to.add(place(first + i, self.n_units) * ROWS).cast(), lanes);
             }
         }
     }
@@ -93,16 +106,22 @@ unsafe fn all_rows<const BITS: usize, const UNIT: usize>(
     assert!(x.padded_cols >= w.cols, "activations for W");
     let to = Unpacked::new(scratch, n_units, UNIT);
     for first in (0..w.n_rows()).step_by(ROWS) {
-        let n_rows = (w.n_rows() - first).min(ROWS);
+        let (rows, next) = rows_and_next(first, w.n_rows());
         // SAFETY: the rows exist, and the scratch memory was measured above.
-        unsafe { unpack::<BITS, UNIT>(&w.rows(first..first + n_rows), to) };
+        unsafe { unpack::<BITS, UNIT>(&w.rows(rows.clone()), to, &w.rows(next)) };
         // SAFETY: the weights are unpacked; the columns of `y` as the caller says.
-        unsafe { panels::<BITS, UNIT>(to, n_units, x, first..first + n_rows, true, y) };
+        unsafe { panels::<UNIT>(to, n_units, x, rows, true, y) };
     }
 }
 
-/// Bits of codes whose activations are in plain order, as those of blocks are.
-const IN_ORDER: usize = 3;
+/// The rows that are unpacked together from `first` on, and those after them.
+fn rows_and_next(first: usize, n_rows: usize) -> (Range<usize>, Range<usize>) {
+    let end = (first + ROWS).min(n_rows);
+    (first..end, end..(end + ROWS).min(n_rows))
+}
+
+/// How activations for blocks are dealt: four codes of a dword are a pair of the even ones and a pair of the odd ones.
+pub(super) const BLOCKS_DEALT: Dealt = Dealt::Words(2);
 
 /// The same for a type of blocks.
 ///
@@ -119,57 +138,143 @@ pub(super) unsafe fn ggml<T: Fast>(
     let n_units = w.cols / T::UNIT;
     let offsets = w.ty.has_offsets();
     assert!(x.padded_cols >= w.cols, "activations for W");
-    let to = Unpacked::new(scratch, n_units.next_multiple_of(16), T::UNIT);
-    let mut step = StepRows::<ROWS>::new();
+    let to = Unpacked::new(scratch, n_units, T::UNIT);
+    let n_steps = n_units.div_ceil(16);
     for first in (0..w.n_rows()).step_by(ROWS) {
-        let rows = first..(first + ROWS).min(w.n_rows());
-        for i in 0..n_units.div_ceil(16) {
-            step.unpack::<Avx512, T>(s, &w.rows(rows.clone()), i);
+        let (rows, next) = rows_and_next(first, w.n_rows());
+        let (steps, next) = (Steps::<T, ROWS>::of(&w.rows(rows.clone())), w.rows(next));
+        for i in 0..n_steps {
+            prefetch(piece(next.blocks, i, 1, n_steps));
             // SAFETY: there is room for whole steps; the token proves the CPU's features.
-            unsafe { spread(&step, T::UNIT, to.at_unit(16 * i, T::UNIT)) };
+            unsafe { unpack_step::<T>(s, &steps, i, to) };
         }
         // SAFETY: the weights are unpacked; the columns of `y` as the caller says.
         unsafe {
             if T::UNIT == 32 {
-                panels::<IN_ORDER, 32>(to, n_units, x, rows, offsets, y);
+                panels::<32>(to, n_units, x, rows, offsets, y);
             } else {
-                panels::<IN_ORDER, 16>(to, n_units, x, rows, offsets, y);
+                panels::<16>(to, n_units, x, rows, offsets, y);
             }
         }
     }
 }
 
-/// Sixteen units of `unit` values to the beginning of `to`.
+/// Step `i` of sixteen rows, which is sixteen units.
 ///
 /// # Safety
 /// There is room for them.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn spread(from: &StepRows<ROWS>, unit: usize, to: Unpacked) {
-    // SAFETY: loads are of runs, scales and offsets, which are as long; there is room for the stores, by the caller.
+#[inline(always)]
+unsafe fn unpack_step<T: Fast>(s: Avx512, from: &Steps<'_, T, ROWS>, i: usize, to: Unpacked) {
+    let mut copy = None;
+    // A unit has two runs of pairs: the even codes of its dwords, and the odd ones.
+    let run = T::UNIT / 4;
+    // SAFETY: the token proves the CPU's features; stores go to units of the step.
     unsafe {
-        for pairs in 0..unit / 2 {
-            // Sixteen pairs, two runs of sixteen values: of one unit, or of two.
-            let runs =
-                if unit == 32 { [(pairs, 0), (pairs, 1)] } else { [(2 * pairs, 0), (2 * pairs + 1, 0)] };
-            let mut square = [_mm512_setzero_si512(); 16];
-            for (row, words) in square.iter_mut().enumerate() {
-                let [low, high] = runs.map(|(u, run)| from.run(row, unit, u, run).as_ptr().cast::<__m128i>());
-                let bytes = _mm256_set_m128i(_mm_loadu_si128(high), _mm_loadu_si128(low));
-                *words = _mm512_cvtepi8_epi16(bytes);
+        if T::SIX_BITS {
+            six_bit_factors::<T>(from, i, to);
+        } else {
+            let mut scales = [_mm512_setzero_si512(); ROWS];
+            let mut offsets = scales;
+            for row in 0..ROWS {
+                let (scale, offset) = T::scales(s, from.get(row, i, &mut copy));
+                scales[row] = _mm512_castps_si512(scale);
+                offsets[row] = _mm512_castps_si512(offset.unwrap_or(_mm512_setzero_ps()));
             }
-            for (t, lanes) in transpose(square).into_iter().enumerate() {
-                _mm512_storeu_si512(to.pairs.add((16 * pairs + t) * ROWS).cast(), lanes);
-            }
-        }
-        for (from, to) in [(&from.scales, to.scales), (&from.offsets, to.biases)] {
-            let mut square = [_mm512_setzero_si512(); 16];
-            for (row, values) in square.iter_mut().enumerate() {
-                *values = _mm512_loadu_si512(from[row].as_ptr().cast());
-            }
-            for (u, lanes) in transpose(square).into_iter().enumerate() {
-                _mm512_storeu_si512(to.add(u * ROWS).cast(), lanes);
+            to.spread_factors(to.scales, scales, 16 * i, 16);
+            if T::TYPE.has_offsets() {
+                to.spread_factors(to.biases, offsets, 16 * i, 16);
             }
         }
+        for j in 0..T::UNIT / 8 {
+            if T::ALTERNATE {
+                let mut planes = [_mm512_setzero_si512(); ROWS];
+                for row in 0..ROWS {
+                    planes[row] = T::planes(s, from.get(row, i, &mut copy), j);
+                }
+                let nibbles = _mm512_set1_epi16(15);
+                for (t, words) in transpose(planes).into_iter().enumerate() {
+                    let (u, dword) = (16 * i + 4 * j + t / 8 * 2, t % 8);
+                    let (low, high) = (to.pairs(u, 32, dword), to.pairs(u + 1, 32, dword));
+                    _mm512_storeu_si512(low, _mm512_and_si512(words, nibbles));
+                    _mm512_storeu_si512(
+                        low.add(run),
+                        _mm512_and_si512(_mm512_srli_epi16::<8>(words), nibbles),
+                    );
+                    _mm512_storeu_si512(high, _mm512_and_si512(_mm512_srli_epi16::<4>(words), nibbles));
+                    _mm512_storeu_si512(high.add(run), _mm512_srli_epi16::<12>(words));
+                }
+                continue;
+            }
+            let mut codes = [[_mm512_setzero_si512(); ROWS]; 2];
+            for row in 0..ROWS {
+                [codes[0][row], codes[1][row]] = signed_codes::<Avx512, T>(s, from.get(row, i, &mut copy), j);
+            }
+            for (half, codes) in codes.into_iter().enumerate() {
+                for (t, bytes) in transpose(codes).into_iter().enumerate() {
+                    // The quarter is one of four units; at 32 values it is the first or the second run of it.
+                    let (u, dword) = if T::UNIT == 32 {
+                        (4 * j + t / 4, 4 * half + t % 4)
+                    } else {
+                        (8 * j + 4 * half + t / 4, t % 4)
+                    };
+                    let pair = to.pairs(16 * i + u, T::UNIT, dword);
+                    _mm512_storeu_si512(pair, _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(bytes)));
+                    _mm512_storeu_si512(pair.add(run), _mm512_srai_epi16::<8>(bytes));
+                }
+            }
+        }
+    }
+}
+
+/// Scales and offsets of a step of [`Fast::SIX_BITS`]: as [`Fast::scales`], for all rows at once.
+///
+/// # Safety
+/// There is room for the step; the CPU's features.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+unsafe fn six_bit_factors<T: Fast>(from: &Steps<'_, T, ROWS>, i: usize, to: Unpacked) {
+    // SAFETY: a step is two blocks, which begin with sixteen bytes of factors; stores go to units of the step.
+    unsafe {
+        let mut heads = [_mm512_setzero_si512(); ROWS];
+        for (row, head) in heads.iter_mut().enumerate() {
+            let mut copy = None;
+            let step: *const T::Step = from.get(row, i, &mut copy);
+            let first = _mm_loadu_si128(step.cast());
+            let second = _mm_loadu_si128(step.byte_add(size_of::<T::Step>() / 2).cast());
+            *head = _mm512_zextsi256_si512(_mm256_set_m128i(second, first));
+        }
+        let half = |words| _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words));
+        let dwords = transpose(heads);
+        for block in 0..2 {
+            let [d, scales, mins, both] =
+                [dwords[4 * block], dwords[4 * block + 1], dwords[4 * block + 2], dwords[4 * block + 3]];
+            let minus_dmin = half(_mm512_srli_epi32::<16>(_mm512_xor_si512(d, _mm512_set1_epi32(i32::MIN))));
+            let d = half(d);
+            // Six bits of `x`, or four of `both` under the two bits above those six.
+            for u in 0..4 {
+                let down = |x, by| _mm512_srlv_epi32(x, _mm512_set1_epi32(8 * u + by));
+                let six = |x| _mm512_and_si512(down(x, 0), _mm512_set1_epi32(0x3f));
+                let four_and_two = |x, at| {
+                    let four = _mm512_and_si512(down(both, at), _mm512_set1_epi32(0x0f));
+                    _mm512_or_si512(four, _mm512_and_si512(down(x, 2), _mm512_set1_epi32(0x30)))
+                };
+                let low = (six(scales), six(mins));
+                let high = (four_and_two(scales, 0), four_and_two(mins, 4));
+                for (unit, (scale, min)) in [(u, low), (u + 4, high)] {
+                    let at = place(16 * i + 8 * block + unit as usize, to.n_units) * ROWS;
+                    _mm512_storeu_ps(to.scales.add(at), _mm512_mul_ps(d, _mm512_cvtepi32_ps(scale)));
+                    _mm512_storeu_ps(to.biases.add(at), _mm512_mul_ps(minus_dmin, _mm512_cvtepi32_ps(min)));
+                }
+            }
+        }
+    }
+}
+
+/// Asks for bytes that are unpacked next: sixteen short runs at once are more than the hardware foresees.
+#[inline(always)]
+fn prefetch(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        // SAFETY: every CPU with AVX-512 has it, and it has no effect but on caches.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
     }
 }
 
@@ -178,7 +283,7 @@ unsafe fn spread(from: &StepRows<ROWS>, unit: usize, to: Unpacked) {
 /// # Safety
 /// As the functions around it say.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
-unsafe fn panels<const BITS: usize, const UNIT: usize>(
+unsafe fn panels<const UNIT: usize>(
     w: Unpacked,
     n_units: usize,
     x: &Blocked<'_>,
@@ -200,10 +305,10 @@ unsafe fn panels<const BITS: usize, const UNIT: usize>(
         // SAFETY: the weights are unpacked; a panel has `PANEL` rows, of which the first are real.
         unsafe {
             match x.n_rows() - panel * PANEL {
-                1 => tile.compute::<BITS, UNIT, 1>(1),
-                2 => tile.compute::<BITS, UNIT, 2>(2),
-                n @ 3..=4 => tile.compute::<BITS, UNIT, 4>(n),
-                n => tile.compute::<BITS, UNIT, 8>(n.min(PANEL)),
+                n @ 1..=2 => tile.compute::<UNIT, 2>(n),
+                n @ 3..=4 => tile.compute::<UNIT, 4>(n),
+                n @ 5..=6 => tile.compute::<UNIT, 6>(n),
+                n => tile.compute::<UNIT, 8>(n.min(PANEL)),
             }
         }
     }
@@ -215,35 +320,40 @@ const fn run_of(bits: usize, unit: usize) -> usize {
     if n_planes == 1 { 16 } else { unit / 2 / n_planes }
 }
 
-/// Unpacks up to sixteen rows; lanes of rows that do not exist repeat the last one.
+/// Unpacks up to sixteen rows; lanes of rows that do not exist repeat the last one. `next` comes after them.
 ///
 /// # Safety
 /// `to` has room for `w`'s units.
 #[inline(always)]
-unsafe fn unpack<const BITS: usize, const UNIT: usize>(w: &AffineRows<'_>, to: Unpacked) {
+unsafe fn unpack<const BITS: usize, const UNIT: usize>(
+    w: &AffineRows<'_>,
+    to: Unpacked,
+    next: &AffineRows<'_>,
+) {
     let last = w.n_rows() - 1;
     let (code_bytes, group_bytes, n_units) = (w.code_bytes(), w.group_bytes(), w.n_units());
     let scales = Scales { float: w.affine.scales, units_of_group: w.units_of_group() };
     let (n_planes, run) = (planes(BITS as u8), run_of(BITS, UNIT));
+    prefetch(next.scales);
+    prefetch(next.biases);
     // SAFETY: loads are masked to the row's bytes; stores go to the units of the row.
     unsafe {
         for first in (0..n_units).step_by(16) {
             let n = (n_units - first).min(16);
-            for (part, to) in [(w.scales, to.scales), (w.biases, to.biases)] {
+            for (part, factors) in [(w.scales, to.scales), (w.biases, to.biases)] {
                 let mut square = [_mm512_setzero_si512(); 16];
                 for (row, values) in square.iter_mut().enumerate() {
                     let row = part.as_ptr().add(row.min(last) * group_bytes);
                     *values = _mm512_castps_si512(scales.load_some(row, first, n));
                 }
-                for (unit, lanes) in transpose(square).into_iter().enumerate().take(n) {
-                    _mm512_storeu_si512(to.add((first + unit) * ROWS).cast(), lanes);
-                }
+                to.spread_factors(factors, square, first, n);
             }
         }
         let row = |row: usize| w.codes.as_ptr().add(row.min(last) * code_bytes);
         if n_planes > 1 {
             for at in (0..code_bytes).step_by(64) {
                 let n = (code_bytes - at).min(64);
+                prefetch(piece(next.codes, at, n, code_bytes));
                 let mut square = [_mm512_setzero_si512(); 16];
                 for (i, words) in square.iter_mut().enumerate() {
                     *words = load(row(i).add(at), n);
@@ -252,10 +362,9 @@ unsafe fn unpack<const BITS: usize, const UNIT: usize>(w: &AffineRows<'_>, to: U
                 // The units of this block.
                 let first_unit = at * 8 / BITS / UNIT;
                 for (t, &words) in square.iter().enumerate().take(n / 4) {
-                    let unit = to.pairs.add((first_unit + t / run) * UNIT / 2 * ROWS);
+                    let pairs = to.pairs(first_unit + t / run, UNIT, t % run);
                     for j in 0..n_planes {
-                        let pair = unit.add((j * run + t % run) * ROWS);
-                        _mm512_storeu_si512(pair.cast(), field::<BITS>(words, j));
+                        _mm512_storeu_si512(pairs.add(j * run), field::<BITS>(words, j));
                     }
                 }
             }
@@ -263,19 +372,26 @@ unsafe fn unpack<const BITS: usize, const UNIT: usize>(w: &AffineRows<'_>, to: U
             let stream_bytes = 8 * BITS;
             for at in (0..code_bytes).step_by(stream_bytes) {
                 let n = (code_bytes - at).min(stream_bytes);
+                prefetch(piece(next.codes, at, n, code_bytes));
                 for half in 0..n / (4 * BITS) {
                     let mut square = [_mm512_setzero_si512(); 16];
                     for (i, words) in square.iter_mut().enumerate() {
                         *words = straddling::<BITS>(load(row(i).add(at), n), half);
                     }
-                    let pairs = to.pairs.add((at * 8 / BITS / 2 + 16 * half) * ROWS);
+                    let value = at * 8 / BITS + 32 * half;
+                    let pairs = to.pairs(value / UNIT, UNIT, value % UNIT / 2);
                     for (t, lanes) in transpose(square).into_iter().enumerate() {
-                        _mm512_storeu_si512(pairs.add(t * ROWS).cast(), lanes);
+                        _mm512_storeu_si512(pairs.add(t), lanes);
                     }
                 }
             }
         }
     }
+}
+
+/// The part of `bytes` that bytes `at..at + n` are of `of`.
+fn piece(bytes: &[u8], at: usize, n: usize, of: usize) -> &[u8] {
+    &bytes[at * bytes.len() / of..(at + n) * bytes.len() / of]
 }
 
 /// Sixteen rows of weights and a panel of activations.
@@ -292,26 +408,23 @@ struct Tile<'a> {
     y: Output,
 }
 
-/// Accumulators in the order in which their tree adds them: each next one is added to the last as soon as that is possible.
-const ORDER: [usize; 16] = [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15];
-
 impl Tile<'_> {
     /// `n` rows of the panel, computed as `R`.
     ///
     /// # Safety
     /// The weights are unpacked, and the columns of `y` are this thread's own.
     #[inline(always)]
-    unsafe fn compute<const BITS: usize, const UNIT: usize, const R: usize>(&self, n: usize) {
+    unsafe fn compute<const UNIT: usize, const R: usize>(&self, n: usize) {
+        // Units of an accumulator that there is room for.
+        let (w_room, x_room) = (self.w.n_units / 16, self.x.1.len() / PANEL / 16);
         // SAFETY: units are below `n_units`, of which the slices have all.
         unsafe {
             // What has been added up of each level of the tree.
             let mut done = [[_mm512_setzero_ps(); R]; 5];
-            for (step, &lane) in ORDER.iter().enumerate() {
+            for (step, &lane) in TREE_ORDER.iter().enumerate() {
                 let mut acc = [_mm512_setzero_ps(); R];
-                let mut unit = lane;
-                while unit < self.n_units {
-                    self.unit::<BITS, UNIT, R>(unit, &mut acc);
-                    unit += 16;
+                for i in 0..(self.n_units + 15 - lane) / 16 {
+                    self.unit::<UNIT, R>(step * w_room + i, step * x_room + i, &mut acc);
                 }
                 let mut level = 0;
                 while step >> level & 1 == 1 {
@@ -330,41 +443,27 @@ impl Tile<'_> {
         }
     }
 
-    /// Adds one unit to the accumulators of `R` rows of activations.
+    /// Adds the unit at place `w` of the weights and at place `x` of the panel to the accumulators of `R` rows of activations.
     ///
     /// # Safety
     /// The unit exists.
     #[inline(always)]
-    unsafe fn unit<const BITS: usize, const UNIT: usize, const R: usize>(
-        &self,
-        unit: usize,
-        acc: &mut [__m512; R],
-    ) {
-        let (n_planes, run) = (planes(BITS as u8), run_of(BITS, UNIT));
+    unsafe fn unit<const UNIT: usize, const R: usize>(&self, w: usize, x: usize, acc: &mut [__m512; R]) {
         // SAFETY: by the caller.
         unsafe {
-            let mut w = self.w.pairs.add(unit * UNIT / 2 * ROWS).cast_const();
             let mut sums = [_mm512_setzero_si512(); R];
-            if n_planes == 1 {
-                let x = self.x.0.as_ptr().add(unit * UNIT / 2 * PANEL);
-                dots::<R>(&mut sums, w, x, UNIT / 2);
-            } else {
-                // Units of a block of activations.
-                let n = 16 / run;
-                let x = self.x.0.as_ptr().add(((unit / n) * n_planes * 16 + unit % n * run) * PANEL);
-                for j in 0..n_planes {
-                    dots::<R>(&mut sums, w, x.add(16 * j * PANEL), run);
-                    w = w.add(run * ROWS);
-                }
-            }
-            let scale = _mm512_loadu_ps(self.w.scales.add(unit * ROWS));
-            let bias = _mm512_loadu_ps(self.w.biases.add(unit * ROWS));
+            let pairs = self.w.pairs.add(w * UNIT / 2 * ROWS).cast_const();
+            dots::<R>(&mut sums, pairs, self.x.0.as_ptr().add(x * UNIT / 2 * PANEL), UNIT / 2);
+            let scale = _mm512_loadu_ps(self.w.scales.add(w * ROWS));
+            let (x_scales, x_sums) = (self.x.1.as_ptr().add(x * PANEL), self.x.2.as_ptr().add(x * PANEL));
             for r in 0..R {
-                let x_scale = _mm512_set1_ps(*self.x.1.as_ptr().add(unit * PANEL + r));
-                let x_sum = _mm512_set1_ps(*self.x.2.as_ptr().add(unit * PANEL + r));
-                acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r]), _mm512_mul_ps(scale, x_scale), acc[r]);
-                if self.offsets {
-                    acc[r] = _mm512_fmadd_ps(bias, x_sum, acc[r]);
+                let scale = _mm512_mul_ps(scale, _mm512_set1_ps(*x_scales.add(r)));
+                acc[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums[r]), scale, acc[r]);
+            }
+            if self.offsets {
+                let bias = _mm512_loadu_ps(self.w.biases.add(w * ROWS));
+                for r in 0..R {
+                    acc[r] = _mm512_fmadd_ps(bias, _mm512_set1_ps(*x_sums.add(r)), acc[r]);
                 }
             }
         }
@@ -382,50 +481,38 @@ unsafe fn dots<const R: usize>(sums: &mut [__m512i; R], w: *const i32, x: *const
         unsafe {
             let w = _mm512_loadu_si512(w.add(pair * ROWS).cast());
             let x = x.add(pair * PANEL);
-            if let Some(sums) = sums.first_chunk_mut::<8>() {
-                dot_eight(sums, w, x);
-            } else {
-                for r in 0..R {
-                    sums[r] = _mm512_dpwssd_epi32(sums[r], w, _mm512_set1_epi32(*x.add(r)));
-                }
-            }
+            dot::<0, R>(sums, w, x);
+            dot::<1, R>(sums, w, x);
+            dot::<2, R>(sums, w, x);
+            dot::<3, R>(sums, w, x);
+            dot::<4, R>(sums, w, x);
+            dot::<5, R>(sums, w, x);
+            dot::<6, R>(sums, w, x);
+            dot::<7, R>(sums, w, x);
         }
     }
 }
 
-/// `sums[r] += w . x[r]` for one pair. Written out because LLVM 21 splits `vpdpwssd` into a product and a sum.
+/// `sums[I] += w . x[I]` for one pair, if there are so many sums. Written out because LLVM 21 splits `vpdpwssd` into a product and a sum.
 ///
 /// # Safety
-/// There are eight rows of activations.
+/// There are `R` rows of activations.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vnni")]
-unsafe fn dot_eight(sums: &mut [__m512i; 8], w: __m512i, x: *const i32) {
-    let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = *sums;
-    // SAFETY: eight values are read, by the caller; nothing but these registers is written.
-    unsafe {
-        std::arch::asm!(
-            "vpdpwssd {a}, {w}, dword ptr [{x}]{{1to16}}",
-            "vpdpwssd {b}, {w}, dword ptr [{x} + 4]{{1to16}}",
-            "vpdpwssd {c}, {w}, dword ptr [{x} + 8]{{1to16}}",
-            "vpdpwssd {d}, {w}, dword ptr [{x} + 12]{{1to16}}",
-            "vpdpwssd {e}, {w}, dword ptr [{x} + 16]{{1to16}}",
-            "vpdpwssd {f}, {w}, dword ptr [{x} + 20]{{1to16}}",
-            "vpdpwssd {g}, {w}, dword ptr [{x} + 24]{{1to16}}",
-            "vpdpwssd {h}, {w}, dword ptr [{x} + 28]{{1to16}}",
-            a = inout(zmm_reg) a,
-            b = inout(zmm_reg) b,
-            c = inout(zmm_reg) c,
-            d = inout(zmm_reg) d,
-            e = inout(zmm_reg) e,
-            f = inout(zmm_reg) f,
-            g = inout(zmm_reg) g,
-            h = inout(zmm_reg) h,
-            w = in(zmm_reg) w,
-            x = in(reg) x,
-            options(pure, readonly, nostack, preserves_flags)
-        );
+unsafe fn dot<const I: usize, const R: usize>(sums: &mut [__m512i; R], w: __m512i, x: *const i32) {
+    if let Some(sum) = sums.get_mut(I) {
+        // SAFETY: value `I` is read, by the caller; nothing but the register is written.
+        unsafe {
+            std::arch::asm!(
+                "vpdpwssd {sum}, {w}, dword ptr [{x} + {at}]{{1to16}}",
+                sum = inout(zmm_reg) *sum,
+                w = in(zmm_reg) w,
+                x = in(reg) x,
+                at = const 4 * I,
+                options(pure, readonly, nostack, preserves_flags)
+            );
+        }
     }
-    *sums = [a, b, c, d, e, f, g, h];
 }
 
 /// Lane i of register j becomes lane j of register i.

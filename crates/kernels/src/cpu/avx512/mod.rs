@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::affine::{AffineRows, Blocked, Dealt, Output, QuantizedRow};
+use super::affine::{AffineRows, Blocked, Dealt, Output, PANEL, QuantizedRow};
 use super::ggml::{self, Fast, GgmlRows};
 use super::simd::{Kernel, Simd};
 
@@ -37,6 +37,7 @@ impl Simd for Avx512 {
     const WIDE: bool = true;
     const BLOCKED_FROM: usize = blocked::FROM;
     const GGML_BLOCKED_FROM: usize = blocked::FROM;
+    const GGML_BLOCKED_DEALT: Dealt = blocked::BLOCKS_DEALT;
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Output {
         // SAFETY: an `Avx512` is only made on a CPU that has these features.
@@ -222,6 +223,12 @@ impl Simd for Avx512 {
                 other => other.deal(from, to),
             }
         }
+    }
+
+    #[inline(always)]
+    fn interleave(self, rows: [&[[i16; 2]; 8]; PANEL], to: &mut [i32; 8 * PANEL]) {
+        // SAFETY: the token proves the CPU's features.
+        unsafe { super::avx2::interleave(rows, to) }
     }
 
     #[inline(always)]

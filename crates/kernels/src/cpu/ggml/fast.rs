@@ -26,14 +26,23 @@ pub(crate) unsafe trait Fast {
     const BIAS: Option<u32> = None;
     /// Whether the codes come from [`Bytes::signed`] and have its bias; else they are unsigned and at most 127.
     const SIGNED: bool = false;
-    /// Whether the codes come from [`Bytes::alternate`].
+    /// Whether the codes come from [`Bytes::alternate`], of [`Fast::planes`].
     const ALTERNATE: bool = false;
+    /// Whether a step is two blocks that begin with the halves `d` and `dmin` and with eight scales and eight mins of six bits.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "for AVX-512"))]
+    const SIX_BITS: bool = false;
     /// The blocks of sixteen units.
     type Step: Copy;
 
     /// Two registers of codes. Units of 32: the first and the second runs of units `4 * i ..`, for i below 4. Units of 16:
     /// units `8 * i ..` and the next four, for i below 2.
     fn codes<S: Bytes>(s: S, step: &Self::Step, i: usize) -> [S::B; 2];
+
+    /// What [`Fast::codes`] takes its codes from, if they alternate: two planes of 32 bytes, each with units `4 * i ..` or the next two,
+    /// the first in the low halves.
+    fn planes<S: Bytes>(_s: S, _step: &Self::Step, _i: usize) -> S::B {
+        unreachable!("codes of {} do not alternate", Self::TYPE)
+    }
 
     /// The scales of the units, and their offsets in types that have them.
     fn scales<S: Bytes>(s: S, step: &Self::Step) -> (S::F, Option<S::F>);

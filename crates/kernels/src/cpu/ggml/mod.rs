@@ -20,6 +20,8 @@ use flashmill_layout::{Encoding, GgmlType, MatrixView};
 
 use super::affine::QuantizedRow;
 pub(super) use blocked::StepRows;
+#[cfg(target_arch = "x86_64")]
+pub(super) use blocked::{Steps, signed_codes};
 pub(super) use bytes::Bytes;
 pub(super) use fast::{Fast, with_fast};
 pub(super) use rows::rows;

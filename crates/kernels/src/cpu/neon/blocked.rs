@@ -5,7 +5,7 @@
 use std::arch::aarch64::*;
 use std::ops::Range;
 
-use super::super::affine::{AffineRows, Blocked, Output, PANEL};
+use super::super::affine::{AffineRows, Blocked, Output, PANEL, TREE_ORDER};
 use super::super::ggml::{Fast, GgmlRows, StepRows};
 use super::affine::{Scales, chunk_bytes, chunk_load, planes, unpacked};
 use super::{Neon, dot, dot_lane};
@@ -281,9 +281,6 @@ struct Tile<'a> {
     y: Output,
 }
 
-/// Accumulators in the order in which their tree adds them: each next one is added to the last as soon as that is possible.
-const ORDER: [usize; 16] = [0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15];
-
 impl Tile<'_> {
     /// The first `4 * H` rows of the panel.
     ///
@@ -296,11 +293,12 @@ impl Tile<'_> {
             let zeros = [[vdupq_n_f32(0.0); H]; ROWS];
             // What has been added up of each level of the tree.
             let mut done = [zeros; 5];
-            for (step, &lane) in ORDER.iter().enumerate() {
+            let units_of_lane = self.x.1.len() / PANEL / 16;
+            for (step, &lane) in TREE_ORDER.iter().enumerate() {
                 let mut acc = zeros;
                 let mut unit = lane;
                 while unit < self.n_units {
-                    self.unit::<F, H>(unit, &mut acc);
+                    self.unit::<F, H>(unit, step * units_of_lane + unit / 16, &mut acc);
                     unit += 16;
                 }
                 let mut level = 0;
@@ -326,20 +324,25 @@ impl Tile<'_> {
         }
     }
 
-    /// Adds one unit to the accumulators.
+    /// Adds one unit, which is at `place` of the panel, to the accumulators.
     ///
     /// # Safety
     /// The unit exists.
     #[inline(always)]
-    unsafe fn unit<F: Form, const H: usize>(&self, unit: usize, acc: &mut [[float32x4_t; H]; ROWS]) {
+    unsafe fn unit<F: Form, const H: usize>(
+        &self,
+        unit: usize,
+        place: usize,
+        acc: &mut [[float32x4_t; H]; ROWS],
+    ) {
         // SAFETY: by the caller.
         unsafe {
-            let sums = self.integer_sums::<F, H>(unit);
+            let sums = self.integer_sums::<F, H>(unit, place);
             let w_scales: *const f32 = self.w.scales.as_ptr().add(unit * ROWS).cast();
             let w_biases: *const f32 = self.w.biases.as_ptr().add(unit * ROWS).cast();
             for h in 0..H {
-                let x_scale = vld1q_f32(self.x.1.as_ptr().add(unit * PANEL + 4 * h));
-                let x_sum = vld1q_f32(self.x.2.as_ptr().add(unit * PANEL + 4 * h));
+                let x_scale = vld1q_f32(self.x.1.as_ptr().add(place * PANEL + 4 * h));
+                let x_sum = vld1q_f32(self.x.2.as_ptr().add(place * PANEL + 4 * h));
                 for r in 0..ROWS {
                     let scale = vmulq_n_f32(x_scale, *w_scales.add(r));
                     acc[r][h] = vfmaq_f32(acc[r][h], vcvtq_f32_s32(sums[r][h]), scale);
@@ -356,13 +359,16 @@ impl Tile<'_> {
     /// # Safety
     /// The unit exists.
     #[inline(always)]
-    unsafe fn integer_sums<F: Form, const H: usize>(&self, unit: usize) -> [[int32x4_t; H]; ROWS] {
+    unsafe fn integer_sums<F: Form, const H: usize>(
+        &self,
+        unit: usize,
+        place: usize,
+    ) -> [[int32x4_t; H]; ROWS] {
         // SAFETY: by the caller.
         unsafe {
             let w: *const i8 = self.w.codes.as_ptr().add(unit * F::UNIT / 4 * ROWS).cast();
-            // A plane has sixteen dwords of each block.
-            let first = unit * F::RUN / 16 * 32 * F::PLANES + unit * F::RUN % 16;
-            let x: *const i8 = self.x.0.as_ptr().add(first * PANEL).cast();
+            // High bytes, then low bytes.
+            let x: *const i8 = self.x.0.as_ptr().add(place * F::UNIT / 2 * PANEL).cast();
             let mut sums = [[vdupq_n_s32(0); H]; ROWS];
             // What is missing where codes are less 128: 128 times the activations.
             let mut rest = [vdupq_n_s32(0); H];
@@ -385,8 +391,7 @@ impl Tile<'_> {
                     }
                     let mut q = [[vdupq_n_s8(0); H]; 4];
                     for lane in 0..4 {
-                        let dword = 4 * register + lane;
-                        let at = dword / F::RUN * 32 + dword % F::RUN + 16 * plane;
+                        let at = plane * F::UNIT / 4 + 4 * register + lane;
                         for h in 0..H {
                             q[lane][h] = vld1q_s8(x.add(4 * PANEL * at + 16 * h));
                         }

@@ -13,11 +13,17 @@ unsafe impl Fast for Q4_K {
     const TYPE: GgmlType = GgmlType::Q4_K;
     const UNIT: usize = 32;
     const ALTERNATE: bool = true;
+    const SIX_BITS: bool = true;
     type Step = [[u8; 144]; 2];
 
     #[inline(always)]
     fn codes<S: Bytes>(s: S, step: &Self::Step, i: usize) -> [S::B; 2] {
-        s.alternate(s.bytes(register(&step[i / 2], 16 + 64 * (i % 2))))
+        s.alternate(Self::planes(s, step, i))
+    }
+
+    #[inline(always)]
+    fn planes<S: Bytes>(s: S, step: &Self::Step, i: usize) -> S::B {
+        s.bytes(register(&step[i / 2], 16 + 64 * (i % 2)))
     }
 
     #[inline(always)]
@@ -33,6 +39,7 @@ pub(crate) enum Q5_K {}
 unsafe impl Fast for Q5_K {
     const TYPE: GgmlType = GgmlType::Q5_K;
     const UNIT: usize = 32;
+    const SIX_BITS: bool = true;
     type Step = [[u8; 176]; 2];
 
     #[inline(always)]
