@@ -1,6 +1,6 @@
 //! The buffers between the operations of a forward pass, made once.
 
-use flashmill_checkpoint::ModelSpec;
+use flashmill_checkpoint::{DeltaNetSpec, ModelSpec};
 use flashmill_kernels::{Backend, Buffer, DeltaShape, Picks, Term};
 
 use crate::ModelOptions;
@@ -164,23 +164,32 @@ impl Work {
         let hidden = spec.hidden_size;
         let attn = &spec.attention;
         let has_attention = crate::weights::n_attention_layers(spec) > 0;
+        let of_attention = |values: usize| if has_attention { values } else { 0 };
+        let of_delta = |values: fn(&DeltaNetSpec) -> usize| spec.delta_net.as_ref().map_or(0, values);
+        let (queries, keys) = (attn.n_heads * attn.head_dim, attn.n_kv_heads * attn.head_dim);
+        // A layer has one mixer, so that the widest buffers serve both kinds.
+        let mut of_either =
+            |attention, delta| backend.buffer(n * of_attention(attention).max(of_delta(delta)));
+        let projected = of_either(queries * if attn.gated { 2 } else { 1 }, DeltaNetSpec::conv_channels);
+        let mixed = of_either(queries, DeltaNetSpec::conv_channels);
+        let out = of_either(queries, DeltaNetSpec::values);
         let attention = has_attention.then(|| AttentionWork {
-            q_raw: backend.buffer(n * attn.n_heads * attn.head_dim * if attn.gated { 2 } else { 1 }),
-            q: backend.buffer(n * attn.n_heads * attn.head_dim),
-            k: backend.buffer(n * attn.n_kv_heads * attn.head_dim),
-            v: backend.buffer(n * attn.n_kv_heads * attn.head_dim),
-            out: backend.buffer(n * attn.n_heads * attn.head_dim),
+            q_raw: projected,
+            q: mixed,
+            k: backend.buffer(n * keys),
+            v: backend.buffer(n * keys),
+            out,
             cos: backend.buffer(n * attn.rotary_dim / 2),
             sin: backend.buffer(n * attn.rotary_dim / 2),
         });
         let delta = spec.delta_net.as_ref().map(|delta| DeltaWork {
             shape: delta_shape(delta),
-            m: backend.buffer(n * delta.conv_channels()),
-            conv_out: backend.buffer(n * delta.conv_channels()),
+            m: projected,
+            conv_out: mixed,
             z: backend.buffer(n * delta.values()),
             b: backend.buffer(n * delta.n_value_heads),
             a: backend.buffer(n * delta.n_value_heads),
-            out: backend.buffer(n * delta.values()),
+            out,
         });
         let n_experts = spec.moe.map_or(0, |moe| moe.n_experts);
         let shared = spec.moe.and_then(|moe| moe.shared_intermediate_size).unwrap_or(0);
