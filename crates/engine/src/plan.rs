@@ -18,8 +18,12 @@ const MARGIN_BYTES: u64 = 12 << 20;
 /// Positions of the KV cache if the user names no number and there is room.
 const DEFAULT_CONTEXT: usize = 16384;
 
-/// Prompt tokens of one forward pass, if there is room for their activations.
-const DEFAULT_CHUNK: usize = 512;
+/// Prompt tokens of one forward pass, from the best down. A pass uses each expert once for all its tokens, so a longer one reads and
+/// unpacks less for each; beyond the first there is little left to gain.
+const CHUNKS: [usize; 3] = [2048, 1024, 512];
+
+/// The activations of a longer chunk than the shortest take at most this part of what slots, KV cache and activations share.
+const ACTIVATION_PART: u64 = 8;
 
 /// States of sequences, the running one included: the others are saved prefixes.
 const DEFAULT_STATES: usize = 4;
@@ -123,29 +127,32 @@ impl Plan {
         let (ram_bytes, ram_source) = ram(options);
         let spec = checkpoint.spec();
         let mut least_floor = u64::MAX;
+        let fixed = options.max_chunk.is_some();
         for comfort in COMFORTS {
             let context = options.context.unwrap_or_else(|| {
                 spec.max_positions.min(DEFAULT_CONTEXT / comfort.divisor).max(256.min(spec.max_positions))
             });
-            let model = ModelOptions {
-                max_rows: options.max_chunk.unwrap_or(DEFAULT_CHUNK).min(context).div_ceil(comfort.divisor),
-                max_logit_rows: options.max_logit_rows.unwrap_or(1),
-                kv: options.kv,
-                context,
-                n_sequences: 1,
-                n_states: comfort.n_states,
-                experts_per_token: options.experts_per_token,
-                prefetch: options.prefetch,
-                store: StoreOptions { reader: options.reader, ..StoreOptions::default() },
-            };
-            let footprint = Footprint::of(checkpoint, options.make_backend()?, &model)?;
-            let floor = process_bytes + footprint.floor_bytes();
-            least_floor = least_floor.min(floor);
-            // Comfort may take at most a quarter of what the slots would have without it.
-            let extra = footprint.resident_bytes() - footprint.trunk_bytes;
-            let room = ram_bytes.saturating_sub(process_bytes + footprint.trunk_bytes);
-            if floor <= ram_bytes && (comfort.is_least() || extra <= room / 4 || fits_whole(&footprint, room))
-            {
+            for chunk in CHUNKS {
+                let model = ModelOptions {
+                    max_rows: options.max_chunk.unwrap_or(chunk).min(context).div_ceil(comfort.divisor),
+                    max_logit_rows: options.max_logit_rows.unwrap_or(1),
+                    kv: options.kv,
+                    context,
+                    n_sequences: 1,
+                    n_states: comfort.n_states,
+                    experts_per_token: options.experts_per_token,
+                    prefetch: options.prefetch,
+                    store: StoreOptions { reader: options.reader, ..StoreOptions::default() },
+                };
+                let footprint = Footprint::of(checkpoint, options.make_backend()?, &model)?;
+                let floor = process_bytes + footprint.floor_bytes();
+                least_floor = least_floor.min(floor);
+                let room = ram_bytes.saturating_sub(process_bytes + footprint.trunk_bytes);
+                if floor > ram_bytes
+                    || !comfort.is_affordable(&footprint, room, fixed || chunk == CHUNKS[CHUNKS.len() - 1])
+                {
+                    continue;
+                }
                 let slots = ram_bytes - process_bytes - footprint.resident_bytes();
                 let slots = slots.min(footprint.slot_ceiling_bytes.max(footprint.slot_floor_bytes));
                 let slots =
@@ -278,6 +285,14 @@ impl Comfort {
     fn is_least(&self) -> bool {
         self.divisor == COMFORTS[COMFORTS.len() - 1].divisor
     }
+
+    /// Whether enough of `room`, which is the budget without process and trunk, is left to slots: unless all bundles fit anyway, comfort
+    /// may take a quarter, and the activations of a chunk that could be shorter a part of it.
+    fn is_affordable(&self, footprint: &Footprint, room: u64, shortest_chunk: bool) -> bool {
+        let extra = footprint.resident_bytes() - footprint.trunk_bytes;
+        let chunk = shortest_chunk || footprint.work_bytes <= room / ACTIVATION_PART;
+        fits_whole(footprint, room) || chunk && (self.is_least() || extra <= room / 4)
+    }
 }
 
 fn fits_whole(footprint: &Footprint, room: u64) -> bool {
@@ -352,6 +367,33 @@ pub fn human_bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_chunk_is_as_long_as_the_budget_allows() {
+        let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/demo");
+        let checkpoint = Checkpoint::open(std::path::Path::new(demo)).unwrap();
+        let plan = |ram_bytes| {
+            let options = EngineOptions {
+                ram_bytes: Some(ram_bytes),
+                context: Some(4096),
+                threads: Some(1),
+                ..EngineOptions::default()
+            };
+            Plan::make(&checkpoint, &options, 32 << 20).unwrap()
+        };
+        let wide = plan(2 << 30);
+        assert_eq!(wide.chunk, CHUNKS[0], "everything fits");
+        let fitting = plan(wide.used_bytes());
+        assert_eq!((fitting.chunk, fitting.slot_bytes), (wide.chunk, wide.slot_bytes), "just so");
+        let mut longest = wide.chunk;
+        for part in 1..8 {
+            let narrow = plan(wide.used_bytes() - part * (wide.used_bytes() - wide.floor_bytes) / 8);
+            assert!(narrow.chunk <= longest, "{narrow}");
+            assert!(narrow.used_bytes() <= narrow.ram_bytes, "the budget is a ceiling: {narrow}");
+            longest = narrow.chunk;
+        }
+        assert!(longest < wide.chunk, "a small budget gets short chunks");
+    }
 
     #[test]
     fn sizes_for_people() {
