@@ -39,7 +39,8 @@ def llama_python(venv):
     python = venv / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True)
-    if subprocess.run([str(python), "-c", "import llama_cpp"], capture_output=True).returncode:
+    version = subprocess.run([str(python), "-c", "import llama_cpp; print(llama_cpp.__version__)"], capture_output=True, text=True)
+    if version.stdout.strip() != PIN.split("==")[1]:
         env = dict(os.environ, CMAKE_ARGS="-DGGML_NATIVE=ON")
         print(f"building {PIN}, which takes some minutes", file=sys.stderr)
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", PIN], env=env, check=True)
@@ -66,7 +67,7 @@ def measure(options, model, release, python, prompt):
     """Alternating runs of one length of prompt."""
     flashmill = [str(release / "flashmill"), "bench", str(model), "--json", "--contexts", "0", "--prompt-tokens", str(prompt),
                  "--decode-tokens", str(options.decode), "--threads", str(options.threads)]
-    llama = [python, str(HERE / "llama_cpp.py"), str(model), str(prompt), str(options.decode if not options.memory else min(options.decode, 8)),
+    llama = [python, str(HERE / "time_llama.py"), str(model), str(prompt), str(options.decode if not options.memory else min(options.decode, 8)),
              str(options.threads)] + (["--mapped"] if options.memory else [])
     runs = {"flashmill": [], "llama.cpp": []}
     for round in range(options.rounds):
@@ -101,14 +102,13 @@ def main():
     release = options.release or build_flashmill(Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")))
     python = llama_python(options.venv)
     make_group(options.memory)
-    written = None
-    if not options.model:
-        written = options.dir / "flashmill-peers.gguf"
-        subprocess.run([str(release / "examples" / "synthesize"), str(written), "-", options.shape, *filter(None, [options.layers])],
-                       stdout=subprocess.DEVNULL, check=True)
+    written = None if options.model else options.dir / "flashmill-peers.gguf"
     model = options.model or written
     try:
-        print(f"{model.stat().st_size / 1e9:.1f} GB, {options.threads} threads, memory {options.memory or 'all'}, median of {options.rounds}")
+        if written:
+            subprocess.run([str(release / "examples" / "synthesize"), str(written), "-", options.shape, *filter(None, [options.layers])],
+                           stdout=subprocess.DEVNULL, check=True)
+        print(f"{PIN}, {model.stat().st_size / 1e9:.1f} GB, {options.threads} threads, memory {options.memory or 'all'}, median of {options.rounds}")
         print(f"{'':<16}{'flashmill':>12}{'llama.cpp':>12}{'ratio':>8}   tok/s")
         for prompt in options.prompts:
             runs = measure(options, model, release, python, prompt)

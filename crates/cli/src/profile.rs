@@ -13,20 +13,21 @@ use flashmill_lab::profile;
 use crate::demo::user_cache;
 use crate::progress::Progress;
 
-/// The kept profile for the disk that holds the model at `path`; `None` if there is none that can be read.
-pub(crate) fn kept(path: &Path) -> Option<MachineProfile> {
-    serde_json::from_slice(&fs::read(place(path)?).ok()?).ok()
+/// The kept profile for the disk that holds the model at `path`; `None` if there is none that can be read and makes sense.
+fn kept(path: &Path, options: &EngineOptions) -> Option<MachineProfile> {
+    let profile: MachineProfile = serde_json::from_slice(&fs::read(place(path, options)?).ok()?).ok()?;
+    profile.is_sound().then_some(profile)
 }
 
 /// Puts into `options` the profile of this machine, where it was measured before: nothing is measured on the way to an answer.
 pub(crate) fn use_kept(path: &Path, options: &mut EngineOptions) {
-    options.profile = kept(path).map(Arc::new);
+    options.profile = kept(path, options).map(Arc::new);
 }
 
 /// The profile with everything that predicting the model at `path` needs, measured where it is not kept or `again` is set, and kept
 /// where that is possible.
 pub(crate) fn measured(path: &Path, options: &EngineOptions, again: bool) -> Result<MachineProfile> {
-    let mut found = if again { MachineProfile::default() } else { kept(path).unwrap_or_default() };
+    let mut found = if again { MachineProfile::default() } else { kept(path, options).unwrap_or_default() };
     let checkpoint = Checkpoint::open(path)?;
     let top_k = checkpoint.spec().moe.map_or(0, |moe| moe.top_k);
     let workload = Workload::of(&checkpoint, options.experts_per_token.unwrap_or(top_k));
@@ -40,7 +41,7 @@ pub(crate) fn measured(path: &Path, options: &EngineOptions, again: bool) -> Res
         changed |= !found.disk.is_empty();
     }
     drop(bar);
-    if changed && let Some(place) = place(path) {
+    if changed && let Some(place) = place(path, options) {
         // Without a cache it is measured again the next time.
         let _ = keep(&found, &place);
     }
@@ -56,12 +57,19 @@ fn keep(profile: &MachineProfile, place: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A home may be shared by machines, and a machine has several disks: each has a file of its own.
-fn place(path: &Path) -> Option<PathBuf> {
+/// A home may be shared by machines, a machine has several disks, and kernels change: each has a file of its own.
+fn place(path: &Path, options: &EngineOptions) -> Option<PathBuf> {
     let host = flashmill_engine::machine::name().unwrap_or_else(|| "machine".to_owned());
     let host: String =
         host.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(64).collect();
-    Some(user_cache()?.join(format!("profile-{host}-{:x}.json", disk_of(path))))
+    let level = options.level.map_or_else(|| "best".to_owned(), |level| level.to_string());
+    let name = format!(
+        "profile-{}-{host}-{:x}-{level}-{}.json",
+        env!("CARGO_PKG_VERSION"),
+        disk_of(path),
+        options.n_threads()
+    );
+    Some(user_cache()?.join(name))
 }
 
 #[cfg(unix)]

@@ -9,7 +9,7 @@ pub(crate) use memory::gb_per_s as memory_gb_per_s;
 use std::collections::btree_map::Entry;
 
 use flashmill_engine::cost::{MachineProfile, Workload};
-use flashmill_engine::{BackendKind, Checkpoint, EngineOptions, ReaderKind};
+use flashmill_engine::{BackendKind, Checkpoint, EngineOptions, ReaderKind, machine};
 use flashmill_kernels::{Backend as _, Cpu, CpuOptions};
 use flashmill_store::StoreError;
 
@@ -72,6 +72,14 @@ pub fn measure_disk(
         }
     }
     Ok(())
+}
+
+/// `bytes`, or an eighth of the memory that this process may use if that is less.
+fn within_limits(bytes: usize) -> usize {
+    match machine::available_ram().bytes {
+        0 => bytes,
+        available => bytes.min((available / 8) as usize),
+    }
 }
 
 #[cfg(test)]

@@ -59,9 +59,25 @@ impl RowCost {
         let share = (inverse(rows) - to) / (from - to);
         (cheap + (dear - cheap) * share) * 1e-12
     }
+
+    /// Two numbers of rows or more, ascending, and costs that are numbers above zero.
+    fn is_sound(&self) -> bool {
+        let ascending = self.picoseconds.windows(2).all(|pair| pair[0].0 < pair[1].0);
+        let positive = |&(rows, cost): &(usize, f64)| rows > 0 && cost > 0.0 && cost.is_finite();
+        self.picoseconds.len() >= 2 && ascending && self.picoseconds.iter().all(positive)
+    }
 }
 
 impl MachineProfile {
+    /// The numbers are such as a measurement gives: what was read from a file may hold anything.
+    pub fn is_sound(&self) -> bool {
+        let costs = self.products.values().chain([&self.attention, &self.delta_rule, &self.vectors]);
+        let reads = self.disk.values().flatten();
+        costs.into_iter().all(RowCost::is_sound)
+            && reads.into_iter().all(|read| read.gb_per_s > 0.0 && read.gb_per_s.is_finite())
+            && self.memory_gb_per_s > 0.0
+    }
+
     /// GB/s of random reads of `bytes` each, `depth` in flight, by `reader`; `None` if it was not measured.
     ///
     /// Between measured sizes and depths the speed is linear in their logarithms; outside it is that of the nearest.
@@ -116,6 +132,27 @@ mod tests {
             assert!((cost.seconds(rows) / exact - 1.0).abs() < 1e-9, "{rows} rows");
         }
         assert_eq!(RowCost::default().seconds(3.0), 0.0);
+    }
+
+    #[test]
+    fn a_profile_that_was_tampered_with_is_not_sound() {
+        let cost = |points: &[(usize, f64)]| RowCost { picoseconds: points.to_vec() };
+        let sound = cost(&[(1, 5.0), (16, 1.0)]);
+        let profile = MachineProfile {
+            memory_gb_per_s: 30.0,
+            attention: sound.clone(),
+            delta_rule: sound.clone(),
+            vectors: sound.clone(),
+            ..MachineProfile::default()
+        };
+        assert!(profile.is_sound());
+        for broken in
+            [&[][..], &[(1, 5.0)], &[(1, 5.0), (1, 4.0)], &[(1, f64::NAN), (2, 1.0)], &[(0, 1.0), (2, 1.0)]]
+        {
+            assert!(!MachineProfile { vectors: cost(broken), ..profile.clone() }.is_sound(), "{broken:?}");
+        }
+        let read = ReadSpeed { bytes: 1, depth: 1, gb_per_s: 0.0 };
+        assert!(!MachineProfile { disk: [("uring".to_owned(), vec![read])].into(), ..profile }.is_sound());
     }
 
     #[test]

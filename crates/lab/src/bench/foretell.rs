@@ -1,7 +1,7 @@
 //! What the plan's formula says of the rows of a bench, with the machine as measured in the same run.
 
 use flashmill_engine::cost::{self, MachineProfile, Setting, Workload};
-use flashmill_engine::{Checkpoint, Plan, ReaderKind};
+use flashmill_engine::{Checkpoint, Plan};
 
 use super::{BenchOptions, Peaks, Row};
 use crate::profile::{self, ProfileError};
@@ -14,19 +14,18 @@ pub(super) fn foretell(
     options: &BenchOptions,
     rows: &mut [Row],
 ) -> Result<Peaks, ProfileError> {
-    // `Auto` is io_uring wherever that is allowed; where it is not, the disk stays unmeasured.
-    let reader = match options.engine.reader {
-        ReaderKind::Auto => ReaderKind::Uring,
-        asked => asked,
-    };
     let workload = Workload::of(checkpoint, plan.experts_per_token);
     let mut profile = MachineProfile::default();
     profile::complete(&mut profile, &workload, &options.engine)?;
-    profile::measure_disk(&mut profile, checkpoint, &[reader])?;
-    let reader = reader.to_string();
+    profile::measure_disk(&mut profile, checkpoint, &[options.engine.reader])?;
+    let reader = options.engine.reader.to_string();
     let warm = expected_hit_rate(checkpoint, plan, options);
     for row in rows {
-        let setting = Setting::of(plan, &reader, if row.cold { 0.0 } else { warm });
+        let mut setting = Setting::of(plan, &reader, warm);
+        if row.cold {
+            // The prompt finds empty slots, and what is decoded after it finds them filled.
+            setting.resident_share = 0.0;
+        }
         row.predicted = workload.predict(&profile, &setting, row.context, row.prompt_tokens);
     }
     if profile.memory_gb_per_s == 0.0 {

@@ -33,7 +33,7 @@ pub(super) fn product(cpu: &mut Cpu, encoding: Encoding) -> RowCost {
     let back = MatrixShape { rows: HIDDEN, cols: INTERMEDIATE, encoding };
     let size = 2 * into.bytes() + back.bytes();
     // Neither zeros, which nothing would be gained by, nor infinities: 0x22 is a small value in every type.
-    let pool = vec![0x22u8; POOL_BYTES.max(size)];
+    let pool = vec![0x22u8; super::within_limits(POOL_BYTES).max(size)];
     let most = ROWS[ROWS.len() - 1];
     cpu.reserve(most, HIDDEN, N_HEADS);
     let (x, y) = (ones(cpu, most * HIDDEN), cpu.buffer(most * HIDDEN));

@@ -3,12 +3,13 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-/// Memory that is read, larger than caches.
+/// Memory that is read, larger than caches, if there is as much.
 const BYTES: usize = 256 << 20;
 
 /// GB/s of a plain read by `n_threads` threads, each its own share: the best of several rounds.
 pub(crate) fn gb_per_s(n_threads: usize) -> f64 {
-    let words = vec![1u64; BYTES / 8];
+    let bytes = super::within_limits(BYTES);
+    let words = vec![1u64; bytes / 8];
     let share = words.len().div_ceil(n_threads);
     let round = || {
         let begun = Instant::now();
@@ -17,7 +18,7 @@ pub(crate) fn gb_per_s(n_threads: usize) -> f64 {
                 scope.spawn(move || black_box(sum(words)));
             }
         });
-        BYTES as f64 / begun.elapsed().as_secs_f64() / 1e9
+        bytes as f64 / begun.elapsed().as_secs_f64() / 1e9
     };
     (0..10).map(|_| round()).fold(0.0, f64::max)
 }

@@ -1,6 +1,6 @@
 """Times llama.cpp on a GGUF file and prints one JSON object: prompt and decode speed, load time, peak memory.
 
-usage: llama_cpp.py MODEL.gguf PROMPT_TOKENS DECODE_TOKENS THREADS [--mapped]
+usage: time_llama.py MODEL.gguf PROMPT_TOKENS DECODE_TOKENS THREADS [--mapped]
 
 --mapped leaves the weights where the file is mapped, instead of repacking them into memory of their own: the only way in which a model
 larger than RAM runs.
