@@ -1,9 +1,10 @@
 //! What is already written, so that a run that was killed goes on where it was.
 //!
 //! A line is `TEXT HASH`, with the XXH3 of TEXT in 16 digits. The first holds the settings as JSON; the others are
-//! `done TASK CHECKSUM..`, written after the task's bytes, or `synced N`, written after the bytes of the first N `done` lines
-//! have reached the disk. A kill leaves all lines but perhaps the last; a power failure may also take bytes of files, which
-//! is why lines that no `synced` covers are checked before they are believed.
+//! `done TASK CHECKSUM..`, written after the task's bytes, `synced N`, written after the bytes of the first N `done` lines
+//! have reached the disk, or `void TASK`, which takes back the `done` lines of the task before it (they still count for N). A
+//! kill leaves all lines but perhaps the last; a power failure may also take bytes of files, which is why lines that no `synced`
+//! covers are checked before they are believed, and made void if they are wrong, lest a later `synced` vouches for them.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
@@ -45,6 +46,7 @@ pub(crate) struct Journal {
 
 struct Lines {
     file: File,
+    /// `done` lines, void ones too.
     n_done: usize,
     /// A line may be there in part, so that no other may follow it.
     is_broken: bool,
@@ -78,7 +80,7 @@ impl Journal {
         file.set_len(valid as u64).map_err(failed("cut"))?;
         io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(failed("read"))?;
         let mut lines = lines.into_iter();
-        let done = match lines.next() {
+        let (done, n_done) = match lines.next() {
             Some(first) => {
                 check_settings(out, first, settings)?;
                 read_done(lines)
@@ -87,10 +89,10 @@ impl Journal {
                 let json = serde_json::to_string(settings).expect("texts have a JSON form");
                 file.write_all(line(&json).as_bytes()).map_err(failed("write"))?;
                 file.sync_all().map_err(failed("flush"))?;
-                Vec::new()
+                (Vec::new(), 0)
             }
         };
-        let lines = Lines { file, n_done: done.len(), is_broken: false };
+        let lines = Lines { file, n_done, is_broken: false };
         Ok((Journal { path, lines: Mutex::new(lines) }, done))
     }
 
@@ -106,7 +108,12 @@ impl Journal {
         Ok(())
     }
 
-    /// Lines of finished tasks so far.
+    /// Takes back what is noted of a task, whose bytes are not there.
+    pub(crate) fn void(&self, task: usize) -> Result<(), PackError> {
+        self.append(&mut self.lock(), &format!("void {task}"))
+    }
+
+    /// Lines of finished tasks so far, those that are void among them.
     pub(crate) fn n_done(&self) -> usize {
         self.lock().n_done
     }
@@ -185,9 +192,10 @@ fn check_settings(out: &Path, line: &str, wanted: &Settings) -> Result<(), PackE
     Ok(())
 }
 
-/// The finished tasks of the lines; what makes no sense ends the list.
-fn read_done<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Done> {
-    let mut done: Vec<Done> = Vec::new();
+/// The finished tasks of the lines, and the number of `done` lines; what makes no sense ends the list.
+fn read_done<'a>(lines: impl Iterator<Item = &'a str>) -> (Vec<Done>, usize) {
+    // Void ones keep their place, since `synced` counts lines.
+    let mut done: Vec<Option<Done>> = Vec::new();
     for line in lines {
         let mut words = line.split(' ');
         let kind = words.next();
@@ -195,13 +203,19 @@ fn read_done<'a>(lines: impl Iterator<Item = &'a str>) -> Vec<Done> {
         match kind {
             Some("done") => {
                 let Ok(checksums) = words.map(str::parse).collect::<Result<_, _>>() else { break };
-                done.push(Done { task: number, checksums, is_synced: false });
+                done.push(Some(Done { task: number, checksums, is_synced: false }));
             }
-            Some("synced") => done.iter_mut().take(number).for_each(|done| done.is_synced = true),
+            Some("synced") => done.iter_mut().take(number).flatten().for_each(|done| done.is_synced = true),
+            Some("void") => {
+                let is_void =
+                    |done: &&mut Option<Done>| done.as_ref().is_some_and(|done| done.task == number);
+                done.iter_mut().filter(is_void).for_each(|done| *done = None);
+            }
             _ => break,
         }
     }
-    done
+    let n_done = done.len();
+    (done.into_iter().flatten().collect(), n_done)
 }
 
 #[cfg(test)]
@@ -256,6 +270,30 @@ mod tests {
         }
         std::fs::write(&path, &whole).unwrap();
         assert_eq!(Journal::open(dir.path(), &settings()).unwrap().1, all);
+    }
+
+    #[test]
+    fn what_is_taken_back_is_not_vouched_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let (journal, _) = Journal::open(dir.path(), &settings()).unwrap();
+        journal.done(1, &[Checksum(10)]).unwrap();
+        journal.done(2, &[Checksum(20)]).unwrap();
+        journal.void(1).unwrap();
+        journal.done(3, &[Checksum(30)]).unwrap();
+        assert_eq!(journal.n_done(), 3);
+        journal.synced(2).unwrap();
+        drop(journal);
+        let done = |task, sum, is_synced| Done { task, checksums: vec![Checksum(sum)], is_synced };
+        let (journal, found) = Journal::open(dir.path(), &settings()).unwrap();
+        assert_eq!(found, [done(2, 20, true), done(3, 30, false)]);
+        assert_eq!(journal.n_done(), 3);
+        journal.done(1, &[Checksum(10)]).unwrap();
+        drop(journal);
+        let (journal, found) = Journal::open(dir.path(), &settings()).unwrap();
+        assert_eq!(found.last(), Some(&done(1, 10, false)), "done again, and not on the disk yet");
+        journal.synced(journal.n_done()).unwrap();
+        drop(journal);
+        assert_eq!(Journal::open(dir.path(), &settings()).unwrap().1.last(), Some(&done(1, 10, true)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A run of `pack`: the journal's word on what is done, the threads that do the rest, and the end that makes it a model.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::path::Path;
 use std::sync::Mutex;
@@ -58,7 +58,10 @@ impl<'a> Run<'a> {
         let (journal, done) = Journal::open(out, &plan.settings()?)?;
         let output = &plan.output;
         let tasks = tasks(output);
+        let noted: BTreeSet<usize> = done.iter().map(|done| done.task).collect();
         let mut done = still_valid(out, output, &tasks, done)?;
+        // The next flush vouches for all lines before it.
+        noted.iter().filter(|task| !done.contains_key(task)).try_for_each(|&task| journal.void(task))?;
         for (task, what) in tasks.iter().enumerate() {
             if done.contains_key(&task) {
                 what.pieces(output).for_each(|piece| drop(done.remove(&piece)));

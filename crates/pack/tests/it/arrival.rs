@@ -209,6 +209,44 @@ fn a_header_that_is_not_the_file_s() {
     assert!(arrival.arrived(0, &hollow.paths(&plan)[0]).is_ok());
 }
 
+/// What a power failure took is done again, and no later flush of other files makes its lines believed: neither where bytes are
+/// wrong that no flush vouched for, nor where a file is gone.
+#[test]
+fn what_was_lost_stays_lost_until_it_is_done_again() {
+    let hollow = Hollow::of("qwen3_5_moe");
+    let expected = hollow.expected(bits(4));
+    let out = hollow.dir.path().join("out");
+    let experts = out.join("experts-00000.safetensors");
+    let bring = |files: &[usize]| {
+        let plan = hollow.plan("out", bits(4));
+        let mut arrival = Arrival::begin(&plan, 0, &|_, _| ()).unwrap();
+        let order = arrival.order().to_vec();
+        files.iter().for_each(|&file| drop(arrival.arrived(file, &hollow.paths(&plan)[file]).unwrap()));
+        order
+    };
+    let damage = || {
+        let journal = out.join("flashmill.journal");
+        let lines = fs::read_to_string(&journal).unwrap();
+        let unsynced = lines.split_inclusive('\n').filter(|line| !line.starts_with("synced "));
+        fs::write(&journal, unsynced.collect::<String>()).unwrap();
+        let mut bytes = fs::read(&experts).unwrap();
+        bytes[4096 + 100] ^= 1;
+        fs::write(&experts, bytes).unwrap();
+    };
+    let remove = || fs::remove_file(&experts).unwrap();
+    for lose in [&damage as &dyn Fn(), &remove] {
+        assert_eq!(bring(&[0]), [0, 1, 2]);
+        assert_eq!(bring(&[]), [1, 2]);
+        lose();
+        assert_eq!(bring(&[1]), [0, 1, 2], "found out");
+        assert_eq!(bring(&[]), [0, 2], "the flush of the second file vouches for nothing of the first");
+        let plan = hollow.plan("out", bits(4));
+        hollow.run(&plan);
+        assert!(files(&out) == expected);
+        fs::remove_dir_all(&out).unwrap();
+    }
+}
+
 /// The fixture has gate and up of its last layer in one file and down in the next. A run that ends after the first goes on with
 /// the second alone, and finds out if what it wrote before has changed.
 #[test]
