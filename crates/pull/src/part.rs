@@ -163,7 +163,7 @@ pub(crate) fn part_path(blob: &Path) -> PathBuf {
     beside(blob, ".flashmill-part")
 }
 
-fn journal_path(blob: &Path) -> PathBuf {
+pub(crate) fn journal_path(blob: &Path) -> PathBuf {
     beside(blob, ".flashmill-journal")
 }
 

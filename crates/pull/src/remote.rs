@@ -18,7 +18,7 @@ use crate::cache::allocated_bytes;
 use crate::download::{self, Job};
 use crate::http::{Client, Failure};
 use crate::hub::{self, RemoteFile};
-use crate::part::io_error;
+use crate::part::{self, io_error};
 use crate::select::{is_weights, select};
 use crate::{Progress, PullError, PullOptions, Repo};
 
@@ -131,6 +131,23 @@ impl Remote {
         fs::remove_file(&path).map_err(|source| io_error(&path, "remove", source))
     }
 
+    /// Removes large files, whole or in part, that are here and not among these.
+    pub fn keep_only(&self, names: &[&str]) -> Result<(), PullError> {
+        for file in self.files.iter().filter(|file| is_weights(file) && !names.contains(&file.path.as_str()))
+        {
+            let path = self.arrivals().join(&file.path);
+            for path in [part::part_path(&path), part::journal_path(&path), path] {
+                match fs::remove_file(&path) {
+                    Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                        return Err(io_error(&path, "remove", source));
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Removes the directory.
     pub fn remove(self) -> Result<(), PullError> {
         fs::remove_dir_all(&self.dir).map_err(|source| io_error(&self.dir, "remove", source))
@@ -201,14 +218,19 @@ impl Remote {
             let before = start.len();
             let range = (before as u64, end);
             let attempt = self.client.get(&url, Some(range)).and_then(|mut answer| {
-                download::check_range(&answer, file.size, range, false)?;
-                let mut body = answer.body_mut().as_reader().take(end - before as u64);
-                let read =
-                    body.read_to_end(start).map_err(|error| Failure::Again(error.to_string(), None))?;
-                let missing = end - (before + read) as u64;
-                match missing {
+                // Some servers send whole files only: their first bytes do, and the connection is dropped.
+                let is_whole = answer.status() != 206;
+                download::check_range(&answer, file.size, range, is_whole)?;
+                if is_whole {
+                    start.clear();
+                }
+                let mut body = answer.body_mut().as_reader().take(end - start.len() as u64);
+                body.read_to_end(start).map_err(|error| Failure::Again(error.to_string(), None))?;
+                match end - start.len() as u64 {
                     0 => Ok(()),
-                    _ => Err(Failure::Again(format!("the connection ended {missing} bytes too early"), None)),
+                    missing => {
+                        Err(Failure::Again(format!("the connection ended {missing} bytes too early"), None))
+                    }
                 }
             });
             if let Err(failure) = attempt {

@@ -72,6 +72,55 @@ fn headers_first_then_file_by_file() {
     assert!(!dir.exists());
 }
 
+/// A server that sends whole files only: each of its answers gives the first bytes, also where the header is asked for in two
+/// pieces and where a connection breaks.
+#[test]
+fn headers_of_a_server_without_ranges() {
+    let mut files = files();
+    files[4].1[0] = 255;
+    // A header beyond what is asked for first.
+    let header_bytes = |start: &[u8; 8]| 8 + 2_000 * u64::from(start[0]);
+    for n_broken in [0, 3] {
+        let hub = Hub::new(&files, move |asked| match asked.nth {
+            nth if nth < n_broken => Act::Cut(70),
+            _ => Act::IgnoreRange,
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let remote = open(&hub, dir.path()).unwrap();
+        remote.prepare(&header_bytes, &quiet).unwrap();
+        for (name, bytes) in &files[3..] {
+            let found = fs::read(remote.source().join(name)).unwrap();
+            let kept = 8 + 2_000 * usize::from(bytes[0]);
+            assert_eq!(found.len(), bytes.len(), "{name}");
+            assert!(found[..kept] == bytes[..kept] && found[kept..].iter().all(|&byte| byte == 0), "{name}");
+        }
+        let path = remote.fetch(files[3].0, &quiet, &AtomicBool::new(false)).unwrap().unwrap();
+        assert!(fs::read(path).unwrap() == files[3].1);
+    }
+}
+
+#[test]
+fn what_is_needed_no_more_goes() {
+    let files = files();
+    let hub = Hub::new(&files, |_| Act::Serve);
+    let dir = tempfile::tempdir().unwrap();
+    let remote = open(&hub, dir.path()).unwrap();
+    let (first, second) = (files[3].0, files[4].0);
+    let first_path = remote.fetch(first, &quiet, &AtomicBool::new(false)).unwrap().unwrap();
+    // Of the other a part came.
+    let (stop, n_told) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let tell = |_: Progress<'_>| stop.store(n_told.fetch_add(1, Ordering::Relaxed) >= 300, Ordering::Relaxed);
+    assert_eq!(remote.fetch(second, &tell, &stop).unwrap(), None);
+    let n_here = || fs::read_dir(dir.path().join(format!("{COMMIT}.files"))).unwrap().count();
+    assert_eq!(n_here(), 3, "a whole file, a part and its journal");
+    remote.keep_only(&[first, second]).unwrap();
+    assert_eq!(n_here(), 3);
+    remote.keep_only(&[first]).unwrap();
+    assert!(n_here() == 1 && first_path.exists());
+    remote.keep_only(&[]).unwrap();
+    assert_eq!((n_here(), remote.here_bytes()), (0, 0));
+}
+
 #[test]
 fn told_to_stop_it_keeps_what_came() {
     let files = files();
