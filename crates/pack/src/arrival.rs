@@ -29,6 +29,7 @@ pub struct Arrival<'a> {
     /// Which files hold what a task reads, ascending; empty where a record's pieces are asked instead.
     files_of: Vec<Vec<u32>>,
     is_here: Vec<bool>,
+    has_room: bool,
     schedule: Schedule,
 }
 
@@ -50,15 +51,13 @@ pub fn header_bytes(start: &[u8; 8]) -> u64 {
 }
 
 impl<'a> Arrival<'a> {
-    /// Begins a run, or takes up one that was interrupted at any moment. The disk has to have room for the output and the largest
-    /// files of the source that may be there together, of which `here_bytes` are there already. `progress` is told the bytes written
-    /// so far and in all, from any thread.
+    /// Begins a run, or takes up one that was interrupted at any moment; next comes [`Arrival::take_room`]. `progress` is told the
+    /// bytes written so far and in all, from any thread.
     ///
     /// # Panics
     /// If the source is no arriving one.
     pub fn begin(
         plan: &'a PackPlan,
-        here_bytes: u64,
         progress: &'a (dyn Fn(u64, u64) + Sync),
     ) -> Result<Arrival<'a>, PackError> {
         assert!(plan.source.is_arriving(), "the files of this source are here");
@@ -70,15 +69,23 @@ impl<'a> Arrival<'a> {
             .map(|task| files_of[task].as_slice())
             .collect();
         let schedule = Schedule::of(&left);
-        let mut sizes: Vec<u64> = schedule.order.iter().map(|&file| plan.file_bytes(file)).collect();
-        sizes.sort_unstable_by(|a, b| b.cmp(a));
-        let held: u64 = sizes.iter().take(schedule.n_held.max(SHARDS)).sum();
         let is_here = vec![false; plan.source.checkpoint().files().len()];
-        let run = run.with_room(held.saturating_sub(here_bytes))?;
-        Ok(Arrival { plan, run, files_of, is_here, schedule })
+        Ok(Arrival { plan, run, files_of, is_here, has_room: false, schedule })
     }
 
-    /// The files that are still needed, in the order in which they should come: places in the list of the source's files.
+    /// Takes the room of the output. The disk has to have as much, and what the largest of the files in [`Arrival::order`] that
+    /// may be there together take, of which `here_bytes` are there already.
+    pub fn take_room(&mut self, here_bytes: u64) -> Result<(), PackError> {
+        let mut sizes: Vec<u64> = self.order().iter().map(|&file| self.plan.file_bytes(file)).collect();
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        let held: u64 = sizes.iter().take(self.n_held()).sum();
+        self.run.take_room(held.saturating_sub(here_bytes))?;
+        self.has_room = true;
+        Ok(())
+    }
+
+    /// The files that are still needed, in the order in which they should come: places in the list of the source's files. All
+    /// others that are here from an earlier run may go.
     pub fn order(&self) -> &[usize] {
         &self.schedule.order
     }
@@ -91,7 +98,11 @@ impl<'a> Arrival<'a> {
 
     /// A file is whole, and lies at `path`: packs all that can be packed now. Gives the files that are needed no more, everything
     /// of which has reached the disk; they are no longer open.
+    ///
+    /// # Panics
+    /// If no room was taken.
     pub fn arrived(&mut self, file: usize, path: &Path) -> Result<Vec<usize>, PackError> {
+        assert!(self.has_room, "room is taken before files arrive");
         check_header(&self.plan.source.checkpoint().files()[file].path, path)?;
         self.plan.source.set_file(file, Some(path))?;
         self.is_here[file] = true;
@@ -117,8 +128,9 @@ impl<'a> Arrival<'a> {
     /// Makes what is packed a model.
     ///
     /// # Panics
-    /// If not all files of [`Arrival::order`] have arrived.
+    /// If no room was taken, or not all files of [`Arrival::order`] have arrived.
     pub fn finish(self) -> Result<PackReport, PackError> {
+        assert!(self.has_room, "room is taken before the end");
         // A record may have all its pieces from earlier runs.
         self.run.work(self.ready())?;
         self.run.finish()

@@ -31,6 +31,7 @@ pub use arrival::{Arrival, SHARDS, header_bytes};
 pub use error::PackError;
 pub use importance::{Importance, ImportanceProblem};
 pub use pack::{PackOptions, PackPlan, PackReport, Shares, pack, plan, plan_arriving};
+pub use place::check_out;
 pub use recipe::{Bits, RecipeOptions, Warning};
 pub use source::{Item, Source, SourceMatrix};
 pub use verify::{Failure, VerifyReport, verify};

@@ -244,7 +244,8 @@ pub fn pack(plan: &PackPlan, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Pac
     if let Some(report) = plan.already_packed()? {
         return Ok(report);
     }
-    let run = Run::begin(plan, progress)?.with_room(0)?;
+    let mut run = Run::begin(plan, progress)?;
+    run.take_room(0)?;
     run.work(run.queue())?;
     run.finish()
 }

@@ -8,7 +8,7 @@ use flashmill_checkpoint::packed::{JOURNAL, MANIFEST};
 use crate::error::PackError;
 use crate::source::Source;
 
-/// The output may be new, empty, or begun; and it must not lie among the source's files.
+/// The output may be new, empty, or begun ([`check_out`]); and it must not lie among the source's files.
 pub(crate) fn check_place(source: &Source, out: &Path) -> Result<(), PackError> {
     let io = |source| PackError::Io { path: out.to_owned(), action: "look at", source };
     if let Some(parent) = nearest_existing(out)
@@ -18,6 +18,15 @@ pub(crate) fn check_place(source: &Source, out: &Path) -> Result<(), PackError> 
         let source_dir = source.path().to_owned();
         return Err(PackError::OutInSource { out: out.to_owned(), source_dir });
     }
+    check_out(out)
+}
+
+/// The part of the check of an output that needs no source: it may be new, empty, begun or finished.
+///
+/// # Errors
+/// If it is no directory, or holds files that are not ours.
+pub fn check_out(out: &Path) -> Result<(), PackError> {
+    let io = |source| PackError::Io { path: out.to_owned(), action: "look at", source };
     let entries = match fs::read_dir(out) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

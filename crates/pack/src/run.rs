@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -28,6 +29,7 @@ pub(crate) struct Run<'a> {
     plan: &'a PackPlan,
     pub(crate) tasks: Vec<Task>,
     journal: Journal,
+    /// Empty until room is taken.
     targets: Vec<Target>,
     /// Of finished tasks. The matrices of an expert are there only until its record is.
     checksums: Mutex<HashMap<usize, Vec<Checksum>>>,
@@ -86,13 +88,20 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Takes the room of all files, if there is as much and `beside` bytes more.
-    pub(crate) fn with_room(mut self, beside: u64) -> Result<Run<'a>, PackError> {
+    /// Takes the room of all files, if there is as much and `beside` bytes more. Their names are on the disk afterwards, and the
+    /// journal's: a flush of a file alone may leave it without one.
+    pub(crate) fn take_room(&mut self, beside: u64) -> Result<(), PackError> {
         let (out, output) = (&self.plan.options.out, &self.plan.output);
         check_space(out, output, beside)?;
         self.targets = output.files.iter().map(|file| Target::open(out, file)).collect::<Result<_, _>>()?;
+        sync_dir(out)?;
+        match sync_dir(&out.join("..")) {
+            // One may write below a directory that one may not read.
+            Err(PackError::Write { source, .. }) if source.kind() == ErrorKind::PermissionDenied => {}
+            synced => synced?,
+        }
         (self.progress)(self.resumed_bytes, output.bytes());
-        Ok(self)
+        Ok(())
     }
 
     /// Whether a task is done: itself, or the record that it is a piece of.

@@ -10,7 +10,7 @@ use std::thread;
 
 use anyhow::{Context as _, Result, bail};
 use flashmill_engine::human_bytes;
-use flashmill_pack::{Arrival, PackOptions, PackPlan, PackReport, SHARDS, header_bytes};
+use flashmill_pack::{Arrival, PackOptions, PackPlan, PackReport, SHARDS, check_out, header_bytes};
 use flashmill_pull::{PullError, PullOptions, Remote, Repo};
 
 use super::pack::warn;
@@ -24,8 +24,16 @@ pub(super) fn pull_packed(repo: &Repo, options: &PullOptions, pack: PackOptions)
             "{repo}: --pack takes repositories of safetensors; fetch the GGUF file without --pack, then pack it"
         );
     }
+    if cfg!(not(unix)) {
+        bail!(
+            "--pack needs a Unix system, where files may have holes; pull {repo} without --pack, then pack it"
+        );
+    }
     let out = pack.out.clone();
-    let remote = Remote::open(repo, options, &directory(&out)?)?;
+    let arrivals = directory(&out)?;
+    // Before anything is fetched.
+    check_out(&out)?;
+    let remote = Remote::open(repo, options, &arrivals)?;
     let bar = Mutex::new(Progress::of_bytes("fetching headers"));
     remote.prepare(&header_bytes, &|progress| {
         let mut bar = bar.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,7 +72,11 @@ fn stream(remote: &Remote, plan: &PackPlan) -> Result<PackReport> {
         .files()
         .map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned())
         .collect();
-    let mut arrival = Arrival::begin(plan, remote.here_bytes(), &|_, _| ())?;
+    let mut arrival = Arrival::begin(plan, &|_, _| ())?;
+    let needed: Vec<&str> = arrival.order().iter().map(|&file| names[file].as_str()).collect();
+    // An earlier run may have ended between the last weight of a file and its removal.
+    remote.keep_only(&needed)?;
+    arrival.take_room(remote.here_bytes())?;
     if arrival.n_held() > SHARDS {
         note!(
             "note: {} files have to be on the disk together, since weights lie across them",

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -150,12 +151,51 @@ fn what_cannot_be_is_said() {
     fs::write(dir.path().join("model-4bit.pull/letter.txt"), "dear").expect("written");
     fails(&["--pack", "4"], &["model-4bit.pull is there and was not made by an earlier pull"]);
     fs::write(dir.path().join("letter.txt"), "dear").expect("written");
+    let before = hub.n_asked();
     fails(&["--pack", "4", "--out", "letter.txt"], &["letter.txt is not a directory"]);
+    fs::create_dir(dir.path().join("letters")).expect("made");
+    fs::write(dir.path().join("letters/letter.txt"), "dear").expect("written");
+    fails(&["--pack", "4", "--out", "letters"], &["letters is not empty"]);
+    assert_eq!(hub.n_asked(), before, "no file is fetched before the place is known to be right");
     let usage = end(&mut pull(&hub, dir.path(), &["--imatrix", "x"]));
     assert!(usage.code == Some(2) && usage.stderr.contains("--pack"), "{usage:#?}");
     let mut gguf = flashmill();
     gguf.args(["pull", "org/model:Q4_K_M", "--pack", "4"]).env("HF_ENDPOINT", &hub.endpoint);
     end(gguf.current_dir(dir.path())).fails_with(&["--pack takes repositories of safetensors"]);
+}
+
+/// A run that was killed after everything of a file was packed and before the file was removed: the next removes it at once.
+#[test]
+fn a_file_that_was_packed_does_not_stay() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let files = model();
+    let good = hub(&files, || Act::Serve);
+    let expected = expected(&good, dir.path(), &["--bits", "4"]);
+    let name = |i: usize| format!("model-{i:05}-of-{N_FILES:05}.safetensors");
+    let args = ["--pack", "4", "--out", "out", "--connections", "1"];
+    let list: Vec<(&str, Vec<u8>)> =
+        files.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    let arrivals = dir.path().join(format!("out.pull/{COMMIT}.files"));
+    // Headers come, and two files; then the hub has had enough.
+    let (n_small, n_asked) = (files.len(), AtomicUsize::new(0));
+    let tired = Hub::new(&list, move |_| match n_asked.fetch_add(1, Ordering::Relaxed) {
+        nth if nth < n_small + 2 => Act::Serve,
+        _ => Act::Status(404),
+    });
+    end(&mut pull(&tired, dir.path(), &args)).fails_with(&["the hub answers 404"]);
+    let first = arrivals.join(name(1));
+    assert!(arrivals.exists() && !first.exists(), "it was packed and removed");
+    let (_, bytes) = files.iter().find(|(found, _)| *found == name(1)).expect("the first file");
+    fs::write(&first, bytes).expect("written");
+    let has_stayed = Arc::new(AtomicBool::new(false));
+    let (seen, path) = (Arc::clone(&has_stayed), first.clone());
+    let watching = Hub::new(&list, move |_| {
+        seen.fetch_or(path.exists(), Ordering::Relaxed);
+        Act::Serve
+    });
+    assert_eq!(end(&mut pull(&watching, dir.path(), &args)).success(), "out\n");
+    assert!(watching.n_asked() > 0 && !has_stayed.load(Ordering::Relaxed), "it lay there while others came");
+    assert!(files_of(&dir.path().join("out")) == expected);
 }
 
 /// Kills and lets through, as often as asked; every time the bytes are the same.
@@ -177,6 +217,17 @@ fn kill_at_many_moments(n_kills: u32) {
     let mut n_killed = 0;
     while n_killed < n_kills {
         let out = format!("out{n_killed}");
+        let arrivals = dir.path().join(format!("{out}.pull/{COMMIT}.files"));
+        let (is_over, most) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let watcher = thread::spawn({
+            let (is_over, most) = (Arc::clone(&is_over), Arc::clone(&most));
+            move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    most.fetch_max(n_large(&arrivals), Ordering::Relaxed);
+                    thread::sleep(Duration::from_micros(200));
+                }
+            }
+        });
         let mut left = 1 + n_killed % 4;
         loop {
             let mut child = run(&out);
@@ -193,6 +244,10 @@ fn kill_at_many_moments(n_kills: u32) {
             child.wait().expect("it ends");
             (left, n_killed) = (left - 1, n_killed + 1);
         }
+        is_over.store(true, Ordering::Relaxed);
+        watcher.join().expect("it watched");
+        let most = most.load(Ordering::Relaxed);
+        assert!(most <= 3, "{n_killed} kills so far: {most} files lay there at once");
         let out = dir.path().join(&out);
         assert!(files_of(&out) == expected, "{n_killed} kills so far: the bytes differ");
         assert!(!out.with_extension("pull").exists());

@@ -45,7 +45,7 @@ impl Hollow {
     /// Brings the files in the order that is asked for; how many went again.
     fn run(&self, plan: &PackPlan) -> usize {
         let paths = self.paths(plan);
-        let mut arrival = Arrival::begin(plan, 0, &|_, _| ()).unwrap();
+        let mut arrival = begin(plan);
         let (n_held, mut held, mut n_gone) = (arrival.n_held(), 0, 0);
         for file in arrival.order().to_vec() {
             held += 1;
@@ -80,6 +80,13 @@ impl Hollow {
         pack(&self.whole(), &out, recipe).unwrap();
         files(&out)
     }
+}
+
+/// A run that has room.
+fn begin(plan: &PackPlan) -> Arrival<'_> {
+    let mut arrival = Arrival::begin(plan, &|_, _| ()).unwrap();
+    arrival.take_room(0).unwrap();
+    arrival
 }
 
 /// A fixture with its tensors, in the order of their names, in files of another number: `file_of` tells which.
@@ -133,7 +140,7 @@ fn files_in_any_order_make_the_same_model() {
         for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
             let plan = hollow.plan("out", recipe);
             let paths = hollow.paths(&plan);
-            let mut arrival = Arrival::begin(&plan, 0, &|_, _| ()).unwrap();
+            let mut arrival = begin(&plan);
             assert_eq!((arrival.order(), arrival.n_held()), (&[0, 1, 2][..], SHARDS));
             let mut gone: Vec<usize> =
                 order.iter().flat_map(|&file| arrival.arrived(file, &paths[file]).unwrap()).collect();
@@ -171,7 +178,7 @@ fn scales_in_another_file() {
         ));
     let expected = hollow.expected(bits(3));
     let plan = hollow.plan("out", bits(3));
-    let arrival = Arrival::begin(&plan, 0, &|_, _| ()).unwrap();
+    let arrival = begin(&plan);
     assert_eq!((arrival.order(), arrival.n_held()), (&[0, 3, 1, 2][..], SHARDS));
     drop(arrival);
     assert_eq!(hollow.run(&plan), 4);
@@ -185,7 +192,7 @@ fn weights_all_over_the_place() {
     let hollow = Hollow::new(&dealt_out("qwen3_5_moe_fp8", |i, _| i % 6));
     let expected = hollow.expected(bits(4));
     let plan = hollow.plan("out", bits(4));
-    let arrival = Arrival::begin(&plan, 0, &|_, _| ()).unwrap();
+    let arrival = begin(&plan);
     let n_held = arrival.n_held();
     assert!(n_held <= 6 && arrival.order().len() == 6, "{n_held}");
     drop(arrival);
@@ -198,7 +205,7 @@ fn weights_all_over_the_place() {
 fn a_header_that_is_not_the_file_s() {
     let hollow = Hollow::of("qwen3_5_moe");
     let plan = hollow.plan("out", bits(4));
-    let mut arrival = Arrival::begin(&plan, 0, &|_, _| ()).unwrap();
+    let mut arrival = begin(&plan);
     let path = &hollow.paths(&plan)[1];
     let mut bytes = fs::read(path).unwrap();
     let at = bytes.windows(4).position(|word| word == b"BF16").unwrap();
@@ -219,7 +226,7 @@ fn what_was_lost_stays_lost_until_it_is_done_again() {
     let experts = out.join("experts-00000.safetensors");
     let bring = |files: &[usize]| {
         let plan = hollow.plan("out", bits(4));
-        let mut arrival = Arrival::begin(&plan, 0, &|_, _| ()).unwrap();
+        let mut arrival = begin(&plan);
         let order = arrival.order().to_vec();
         files.iter().for_each(|&file| drop(arrival.arrived(file, &hollow.paths(&plan)[file]).unwrap()));
         order
@@ -253,15 +260,15 @@ fn what_was_lost_stays_lost_until_it_is_done_again() {
 fn a_record_is_filled_in_pieces() {
     let hollow = Hollow::of("qwen3_5_moe");
     let expected = hollow.expected(bits(4));
-    let begin = |plan: &PackPlan, file: usize| -> Result<Vec<usize>, PackError> {
-        let mut arrival = Arrival::begin(plan, 0, &|_, _| ())?;
+    let bring = |plan: &PackPlan, file: usize| -> Result<Vec<usize>, PackError> {
+        let mut arrival = begin(plan);
         assert!(arrival.order().contains(&file), "{:?}", arrival.order());
         arrival.arrived(file, &hollow.paths(plan)[file])
     };
     let plan = hollow.plan("out", bits(4));
-    assert_eq!(begin(&plan, 0).unwrap(), [0]);
-    assert_eq!(begin(&plan, 1).unwrap(), [1]);
-    let arrival = Arrival::begin(&plan, 0, &|_, _| ()).unwrap();
+    assert_eq!(bring(&plan, 0).unwrap(), [0]);
+    assert_eq!(bring(&plan, 1).unwrap(), [1]);
+    let arrival = begin(&plan);
     assert_eq!(arrival.order(), [2]);
     drop(arrival);
     assert!(!hollow.dir.path().join("out/flashmill.json").exists());
@@ -272,11 +279,11 @@ fn a_record_is_filled_in_pieces() {
     // In the gate of expert 0, which the journal vouches for.
     damaged[4096 + 100] ^= 1;
     fs::write(&path, damaged).unwrap();
-    let error = begin(&plan, 2).unwrap_err().to_string();
+    let error = bring(&plan, 2).unwrap_err().to_string();
     assert!(error.contains("experts-00003.safetensors") && error.contains("check the disk"), "{error}");
     fs::write(&path, whole).unwrap();
 
-    let mut arrival = Arrival::begin(&plan, 0, &|_, _| ()).unwrap();
+    let mut arrival = begin(&plan);
     assert_eq!(arrival.arrived(2, &hollow.paths(&plan)[2]).unwrap(), [2]);
     arrival.finish().unwrap();
     assert!(files(&hollow.dir.path().join("out")) == expected);
