@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use flashmill_engine::{Opening, Overlap, Part, Session, SessionStats, StoreStats, human_bytes, machine};
+use flashmill_engine::{Opening, Overlap, Part, Prefetch, Session, SessionStats, StoreStats, human_bytes, machine};
 use serde_json::{Value, json};
 
 /// The numbers of a session so far.
@@ -183,7 +183,10 @@ pub(crate) fn timing_table(session: &Session<'_>) -> String {
     let store = session.engine().model().store_stats();
     let whole = Part::ALL.iter().map(|&part| timing.total(part)).sum();
     table += &disk_line(&store, whole);
-    table += &overlap_lines(timing.overlap());
+    if session.engine().model().options().prefetch == Prefetch::Off {
+        // With reads ahead some of a layer's reading is over before its router: the bound would count it twice.
+        table += &overlap_lines(timing.overlap());
+    }
     table += &opening_line(session.engine().opening());
     if let Some(line) = prediction_line(session) {
         let _ = write!(table, "\n{line}");
