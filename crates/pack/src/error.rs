@@ -136,6 +136,16 @@ pub enum PackError {
         /// What is wrong with it.
         problem: crate::importance::ImportanceProblem,
     },
+    /// A model that cannot run before it is packed cannot be calibrated either.
+    #[error(
+        "{path} holds {method} weights, which do not run as they are, so that a text cannot be run through them; pack them once without bits and --calibrate, which changes no value, and then what comes out with both"
+    )]
+    CannotCalibrate {
+        /// The source.
+        path: PathBuf,
+        /// GPTQ or AWQ.
+        method: &'static str,
+    },
     /// Words of GPTQ or AWQ that cannot be rearranged without a change.
     #[error("the tensor {tensor:?} cannot be packed: {source}")]
     Transposed {

@@ -96,6 +96,18 @@ impl Journal {
         Ok((Journal { path, lines: Mutex::new(lines) }, done))
     }
 
+    /// Refuses other settings than those of the journal that `out` may have; changes nothing.
+    pub(crate) fn check(out: &Path, settings: &Settings) -> Result<(), PackError> {
+        let path = out.join(JOURNAL);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(PackError::Io { path, action: "read", source }),
+        };
+        let (lines, _) = valid_lines(&bytes);
+        lines.first().map_or(Ok(()), |first| check_settings(out, first, settings))
+    }
+
     /// Notes that a task's bytes are written.
     pub(crate) fn done(&self, task: usize, checksums: &[Checksum]) -> Result<(), PackError> {
         let mut text = format!("done {task}");

@@ -2,16 +2,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flashmill_checkpoint::packed::{self, JOURNAL, MANIFEST, Manifest};
+use flashmill_checkpoint::{Checkpoint, CheckpointError};
 use flashmill_layout::{Encoding, MatrixShape};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::PackError;
 use crate::importance::{Importance, ImportanceProblem, gguf_name};
-use crate::journal::Settings;
+use crate::journal::{Journal, Settings};
 use crate::output::{Output, TrunkKind};
 use crate::place::check_place;
 use crate::recipe::{Recipe, RecipeOptions, Warning};
-use crate::run::Run;
+use crate::run::{Run, check_space};
 use crate::source::{Item, Source};
 use crate::tasks::PROJECTIONS;
 
@@ -173,11 +174,36 @@ impl PackPlan {
     /// # Errors
     /// If the model there was made in another way.
     pub fn already_packed(&self) -> Result<Option<PackReport>, PackError> {
+        self.already_packed_by(&self.recipe())
+    }
+
+    /// Of the plan without an importance file, before one is made at `importance`, which may take hours: refuses what packing with
+    /// it would refuse. Gives a report if there is nothing left to do.
+    ///
+    /// # Errors
+    /// Those of [`pack`], and if the source cannot run before it is packed.
+    pub fn check_to_calibrate(&self, importance: &Path) -> Result<Option<PackReport>, PackError> {
+        let (out, source) = (&self.options.out, &self.source);
+        if let Err(CheckpointError::MustBePacked { method, .. }) = Checkpoint::open(source.path()) {
+            return Err(PackError::CannotCalibrate { path: source.path().to_owned(), method });
+        }
+        check_place(source, out)?;
+        let name = importance.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let settings = Settings { importance: format!("{name} (still to be made)"), ..self.settings()? };
+        let report = self.already_packed_by(&packed::Recipe { importance: Some(name), ..self.recipe() })?;
+        if report.is_none() {
+            Journal::check(out, &settings)?;
+            check_space(out, &self.output, 0)?;
+        }
+        Ok(report)
+    }
+
+    fn already_packed_by(&self, recipe: &packed::Recipe) -> Result<Option<PackReport>, PackError> {
         let out = &self.options.out;
         if !out.join(MANIFEST).exists() {
             return Ok(None);
         }
-        if Manifest::read(out)?.recipe != self.recipe() {
+        if Manifest::read(out)?.recipe != *recipe {
             return Err(PackError::AlreadyPacked { out: out.clone() });
         }
         // Killed between the last two steps.

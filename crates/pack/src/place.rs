@@ -11,9 +11,8 @@ use crate::source::Source;
 /// The output may be new, empty, or begun ([`check_out`]); and it must not lie among the source's files.
 pub(crate) fn check_place(source: &Source, out: &Path) -> Result<(), PackError> {
     let io = |source| PackError::Io { path: out.to_owned(), action: "look at", source };
-    if let Some(parent) = nearest_existing(out)
-        && source.path().is_dir()
-        && fs::canonicalize(parent).map_err(io)?.starts_with(source.path())
+    if source.path().is_dir()
+        && fs::canonicalize(nearest_existing(out)).map_err(io)?.starts_with(source.path())
     {
         let source_dir = source.path().to_owned();
         return Err(PackError::OutInSource { out: out.to_owned(), source_dir });
@@ -43,10 +42,10 @@ pub fn check_out(out: &Path) -> Result<(), PackError> {
     }
 }
 
-fn nearest_existing(path: &Path) -> Option<&Path> {
-    let here = Some(Path::new("."));
+/// The path, or the innermost of its directories that is there.
+pub(crate) fn nearest_existing(path: &Path) -> &Path {
     path.ancestors()
         .map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path })
         .find(|path| path.exists())
-        .or(here)
+        .unwrap_or(Path::new("."))
 }

@@ -15,6 +15,7 @@ use crate::extras;
 use crate::journal::{Done, Journal};
 use crate::output::{OutFile, Output};
 use crate::pack::{PackPlan, PackReport, Shares};
+use crate::place::nearest_existing;
 use crate::target::{Target, allocated};
 use crate::tasks::{Bench, Clock, Shop, Task, n_listed, tasks};
 
@@ -282,11 +283,12 @@ pub(crate) fn hash_file(
     Ok(Checksum(hash.digest()))
 }
 
-fn check_space(out: &Path, output: &Output, beside: u64) -> Result<(), PackError> {
+/// The disk can hold what is not there yet, and `beside` bytes more.
+pub(crate) fn check_space(out: &Path, output: &Output, beside: u64) -> Result<(), PackError> {
     let missing = |file: &OutFile| file.len - allocated(&out.join(&file.name)).min(file.len);
     let bytes: u64 = output.files.iter().map(missing).sum();
     let io = |source| PackError::Io { path: out.to_owned(), action: "ask for the free space of", source };
-    let free = fs4::available_space(out).map_err(io)?;
+    let free = fs4::available_space(nearest_existing(out)).map_err(io)?;
     // A small model needs no such room for its texts.
     let needed = bytes + EXTRA_BYTES.min(bytes / 8) + beside;
     match needed <= free {

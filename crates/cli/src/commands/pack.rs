@@ -1,6 +1,7 @@
 //! `flashmill pack SOURCE OUT`: a model in the packed form.
 
 use std::io::{self, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
@@ -8,7 +9,7 @@ use anyhow::{Context as _, Result};
 use flashmill_engine::human_bytes;
 use flashmill_pack::{PackOptions, PackPlan, PackReport};
 
-use super::calibrate::calibrated;
+use super::calibrate::{calibrate_into, importance_path};
 use crate::flags::PackCommand;
 use crate::model_path::ModelPath;
 use crate::progress::Progress;
@@ -17,17 +18,16 @@ use crate::terminal::note;
 /// Packs and says what came out. An interrupt may come at any time: the same command goes on.
 pub(crate) fn pack(command: &PackCommand) -> Result<ExitCode> {
     let source = ModelPath::find(&command.options.source)?;
-    let mut options = PackOptions { source: source.path().to_owned(), ..command.options.clone() };
-    if let Some((text, ram_bytes)) = &command.calibrate {
-        options.importance = Some(calibrated(source.path(), &options.out, text, *ram_bytes)?);
-    }
-    let plan = flashmill_pack::plan(options)?;
+    let options = PackOptions { source: source.path().to_owned(), ..command.options.clone() };
+    let (plan, report) = match &command.calibrate {
+        Some((text, ram_bytes)) => plan_calibrated(options, text, *ram_bytes)?,
+        None => (flashmill_pack::plan(options)?, None),
+    };
     warn(&plan);
-    let progress = Mutex::new(Progress::of_many_bytes("packing"));
-    let report = flashmill_pack::pack(&plan, &|done, total| {
-        progress.lock().unwrap_or_else(PoisonError::into_inner).set(done, total);
-    })?;
-    drop(progress);
+    let report = match report {
+        Some(report) => report,
+        None => run(&plan)?,
+    };
     let mut out = io::stdout();
     let recipe = plan.recipe();
     let resumed = match report.resumed_bytes {
@@ -47,6 +47,34 @@ pub(crate) fn pack(command: &PackCommand) -> Result<ExitCode> {
         .and_then(|()| if command.timing { write!(out, "{}", timing(&report)) } else { Ok(()) })
         .context("cannot write to standard output")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The plan with an importance file, which is made if it is not there; or without one and a report, if nothing is left to do.
+fn plan_calibrated(
+    options: PackOptions,
+    text: &Path,
+    ram_bytes: Option<u64>,
+) -> Result<(PackPlan, Option<PackReport>)> {
+    let plan = flashmill_pack::plan(options.clone())?;
+    let importance = importance_path(&plan, &options, text)?;
+    if importance.exists() {
+        note!("note: {} is there from an earlier run and is used", importance.display());
+    } else {
+        // The cheap checks first: the text may take hours.
+        if let Some(report) = plan.check_to_calibrate(&importance)? {
+            return Ok((plan, Some(report)));
+        }
+        calibrate_into(&importance, &options.source, text, ram_bytes)?;
+    }
+    let plan = flashmill_pack::plan(PackOptions { importance: Some(importance), ..options })?;
+    Ok((plan, None))
+}
+
+fn run(plan: &PackPlan) -> Result<PackReport> {
+    let progress = Mutex::new(Progress::of_many_bytes("packing"));
+    Ok(flashmill_pack::pack(plan, &|done, total| {
+        progress.lock().unwrap_or_else(PoisonError::into_inner).set(done, total);
+    })?)
 }
 
 /// What the choice of bits means.

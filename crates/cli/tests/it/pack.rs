@@ -289,6 +289,88 @@ fn calibrated_with_a_text() {
     pack("x", &["--calibrate", text(&text_file)]).fails_with(&["not UTF-8 at byte 0", "plain text file"]);
 }
 
+/// A text that cannot be read to its end shows whether calibrating began.
+#[test]
+fn what_is_refused_is_refused_before_a_text_is_read() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let text_file = dir.path().join("text.txt");
+    fs::write(&text_file, b"\xff\xfe").expect("written");
+    let pack = |source: &Path, out: &str, bits: &str| {
+        let out = dir.path().join(out);
+        run(["pack", text(source), text(&out), "--bits", bits, "--calibrate", text(&text_file)])
+    };
+    let model = copy_of(&fixture("qwen3_5_moe"));
+    let source = model.path();
+    pack(source, "new", "4").fails_with(&["not UTF-8 at byte 0"]);
+    assert!(!dir.path().join("new").exists());
+    fs::create_dir(dir.path().join("letters")).expect("made");
+    fs::write(dir.path().join("letters/letter.txt"), "dear").expect("written");
+    pack(source, "letters", "4").fails_with(&["letters is not empty"]);
+    run(["pack", text(source), text(&dir.path().join("finished")), "--bits", "4"]).success();
+    pack(source, "finished", "4").fails_with(&["already holds a packed model", "other settings"]);
+
+    // A weight that is no number ends packing in the middle.
+    let path = source.join("model-00002-of-00003.safetensors");
+    let mut bytes = fs::read(&path).expect("a file");
+    let len = bytes.len();
+    bytes[len - 2..].copy_from_slice(&[0xc0, 0x7f]);
+    fs::write(&path, bytes).expect("written");
+    run(["pack", text(source), text(&dir.path().join("begun")), "--bits", "3"]).fails_with(&["NaN"]);
+    pack(source, "begun", "4").fails_with(&["was begun with experts: 3 bits"]);
+    pack(source, "begun", "3").fails_with(&["was begun with importance: none", "still to be made"]);
+}
+
+/// They do not run as they are: the message says what to do, and that does it.
+#[test]
+fn gptq_weights_are_calibrated_once_they_are_packed() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let text_file = dir.path().join("text.txt");
+    fs::write(&text_file, "The river ran north past the mill.\n".repeat(5)).expect("written");
+    let model = copy_of(&fixture("qwen3_5_moe_gptq4"));
+    let tokenizer = fixture("qwen3_5_moe").join("tokenizer.json");
+    fs::copy(tokenizer, model.path().join("tokenizer.json")).expect("copied");
+    let (plain, out) = (dir.path().join("plain"), dir.path().join("out"));
+    let flags = ["--bits", "3", "--calibrate", text(&text_file)];
+    run(["pack", text(model.path()), text(&out)].iter().chain(&flags))
+        .fails_with(&["GPTQ", "pack them once without bits and --calibrate"]);
+    run(["pack", text(model.path()), text(&plain)]).success();
+    let ran = run(["pack", text(&plain), text(&out)].iter().chain(&flags));
+    ran.success();
+    assert!(ran.stderr.contains("calibrated on "), "{ran:#?}");
+    let importance =
+        fs::read_dir(dir.path()).expect("a directory").map(|entry| entry.expect("an entry").path());
+    let mut importance = importance.filter(|path| text(path).contains("out.imatrix-"));
+    // Without it, a model that is there is not calibrated again.
+    fs::remove_file(importance.next().expect("an importance file")).expect("removed");
+    let again = run(["pack", text(&plain), text(&out)].iter().chain(&flags));
+    assert!(again.success().starts_with("packed ") && !again.stderr.contains("calibrated"), "{again:#?}");
+}
+
+/// The importance file of a model says nothing of another one in its place.
+#[test]
+fn a_model_that_was_replaced_is_calibrated_again() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let text_file = dir.path().join("text.txt");
+    fs::write(&text_file, "The river ran north past the mill.\n".repeat(5)).expect("written");
+    let model = copy_of(&fixture("qwen3_5_moe"));
+    let pack = || {
+        let out = dir.path().join("out");
+        let ran =
+            run(["pack", text(model.path()), text(&out), "--bits", "4", "--calibrate", text(&text_file)]);
+        ran.success();
+        fs::remove_dir_all(&out).expect("removed");
+        ran.stderr
+    };
+    assert!(pack().contains("calibrated on "));
+    assert!(pack().contains("is there from an earlier run"));
+    let weights = fs::File::options()
+        .write(true)
+        .open(model.path().join("model-00002-of-00003.safetensors"))
+        .expect("a file");
+    weights.set_modified(std::time::SystemTime::now() + Duration::from_secs(60)).expect("a new time");
+    assert!(pack().contains("calibrated on "));
+}
+
 #[test]
 fn places_that_cannot_be() {
     let source = fixture("qwen3_moe");
