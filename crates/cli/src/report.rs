@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use flashmill_engine::{Opening, Overlap, Part, Prefetch, Session, SessionStats, StoreStats, human_bytes, machine};
+use flashmill_engine::{
+    Opening, Overlap, Part, Prefetch, Session, SessionStats, StoreStats, human_bytes, machine,
+};
 use serde_json::{Value, json};
 
 /// The numbers of a session so far.
