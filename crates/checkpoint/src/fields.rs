@@ -27,9 +27,9 @@ impl<'a> Fields<'a> {
         self.path
     }
 
-    /// The field's name as messages write it.
+    /// The field's name as messages write it: on one line, since a name may come from the file.
     pub(crate) fn full_name(&self, name: &str) -> String {
-        format!("{}{name}", self.scope)
+        cut(one_line(&format!("{}{name}", self.scope)))
     }
 
     /// The value, if there is one that is not `null`.
@@ -184,15 +184,28 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A value as JSON on one line, cut to some 80 characters.
+/// A value as JSON on one line, cut to some 120 characters.
 pub(crate) fn short(value: &Value) -> String {
     // A config is bounded, so is this string; it is only made for fields that end in a message.
     cut(value.to_string())
 }
 
-/// Text cut to some 80 characters.
+/// Text with its control characters escaped.
+fn one_line(text: &str) -> String {
+    let escaped = |char: char| char.is_control() || matches!(char, '\u{2028}' | '\u{2029}');
+    let mut line = String::with_capacity(text.len());
+    for char in text.chars() {
+        match escaped(char) {
+            true => line.extend(char.escape_default()),
+            false => line.push(char),
+        }
+    }
+    line
+}
+
+/// Text cut to some 120 characters.
 pub(crate) fn cut(mut text: String) -> String {
-    const MAX: usize = 80;
+    const MAX: usize = 120;
     if let Some((at, _)) = text.char_indices().nth(MAX) {
         text.truncate(at);
         text.push_str("...");

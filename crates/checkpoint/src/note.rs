@@ -8,7 +8,7 @@ pub enum Note {
     IgnoredField {
         /// Its name, with the object it lies in.
         field: String,
-        /// Its value as JSON, cut after some 80 characters.
+        /// Its value as JSON, cut after some 120 characters.
         value: String,
     },
     /// A size or choice that the config leaves out, so that the family's default holds, as in transformers.

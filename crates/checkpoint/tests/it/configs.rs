@@ -166,6 +166,8 @@ fn quantisation_methods_that_are_not_read() {
     says(&mlx(json!({"bits": null})), &["quantization.bits is missing"]);
     let two = json!({"lm_head": {"bits": 4}, "language_model.lm_head": {"bits": 8}});
     says(&mlx(two), &["quantization.language_model.lm_head", "one setting"]);
+    // A name with a line end in it: still a message of one line.
+    says(&mlx(json!({"l\nm_head\u{7}": {"bits": 1}})), &["quantization.l\\nm_head\\u{7}.bits is 1"]);
 }
 
 /// Settings and tensors must agree, and a module without scales is unquantised whatever the config says.
