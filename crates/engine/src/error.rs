@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::sampling::ConstraintError;
 use crate::tool_calls::ToolCallError;
 
 /// An error of the engine: what, where, and what to do next.
@@ -211,6 +212,12 @@ pub enum EngineError {
     /// No logits at all.
     #[error("there are no logits to sample from")]
     NoLogits,
+    /// A constraint that no token meets.
+    #[error("the form that was asked for allows no token of this model here; ask for another form")]
+    NothingAllowed,
+    /// The form that an answer must have cannot be followed.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// A tool call that is not one.
     #[error(transparent)]
     ToolCall(#[from] ToolCallError),

@@ -30,7 +30,7 @@ pub use error::EngineError;
 pub use opening::Opening;
 pub use options::{BackendKind, EngineOptions};
 pub use plan::{Choice, Plan, human_bytes};
-pub use sampling::{GenerationDefaults, Sampler, SamplingOptions};
+pub use sampling::{Constraint, ConstraintError, GenerationDefaults, Sampler, SamplingOptions};
 pub use session::{Session, SessionStats};
 pub use stops::StopMatcher;
 pub use stream::{EndReason, OutputOptions, OutputStream, Piece};

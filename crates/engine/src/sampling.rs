@@ -1,10 +1,13 @@
 //! From logits to the next token.
 
+mod constraint;
 mod logprobs;
 mod options;
 mod rng;
 mod select;
 
+use self::constraint::Among;
+pub use self::constraint::{Constraint, ConstraintError};
 pub use self::logprobs::{TokenLogprob, logprobs};
 pub use self::options::{GenerationDefaults, SamplingOptions};
 pub use self::rng::Rng;
@@ -27,6 +30,8 @@ pub struct Sampler {
     /// Logits after bias and penalties; empty if there are none.
     adjusted: Vec<f32>,
     scratch: Scratch,
+    /// The choice that a constraint leaves; empty until one is given.
+    among: Among,
     history: History,
 }
 
@@ -56,6 +61,7 @@ impl Sampler {
             n_vocab,
             adjusted: Vec::new(),
             scratch: Scratch::default(),
+            among: Among::default(),
             history: History::default(),
             options,
         };
@@ -94,6 +100,12 @@ impl Sampler {
 
     /// Chooses the next token and notes it. `logits` has one value for each id; those beyond the vocabulary are ignored.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, EngineError> {
+        self.sample_among(logits, None)
+    }
+
+    /// The same among the tokens of `allowed`, a mask as [`Constraint::allowed`] gives it; the filters look at those alone.
+    /// With all tokens allowed the choice is that of [`Sampler::sample`].
+    pub fn sample_among(&mut self, logits: &[f32], allowed: Option<&[u32]>) -> Result<u32, EngineError> {
         let logits = &logits[..logits.len().min(self.n_vocab)];
         if logits.is_empty() {
             return Err(EngineError::NoLogits);
@@ -103,11 +115,11 @@ impl Sampler {
         let id = if must_adjust {
             self.adjust(logits);
             let adjusted = std::mem::take(&mut self.adjusted);
-            let id = self.choose(&adjusted);
+            let id = self.choose_among(&adjusted, allowed);
             self.adjusted = adjusted;
-            id
+            id?
         } else {
-            self.choose(logits)
+            self.choose_among(logits, allowed)?
         };
         self.history.add(id, false);
         Ok(id)
@@ -137,6 +149,18 @@ impl Sampler {
                 *logit -= self.options.presence_penalty + self.options.frequency_penalty * count as f32;
             }
         }
+    }
+
+    fn choose_among(&mut self, logits: &[f32], allowed: Option<&[u32]>) -> Result<u32, EngineError> {
+        let Some(allowed) = allowed else { return Ok(self.choose(logits)) };
+        let mut among = std::mem::take(&mut self.among);
+        among.gather(logits, allowed);
+        let id = match among.ids.is_empty() {
+            true => Err(EngineError::NothingAllowed),
+            false => Ok(among.ids[self.choose(&among.logits) as usize]),
+        };
+        self.among = among;
+        id
     }
 
     fn choose(&mut self, logits: &[f32]) -> u32 {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use flashmill_model::{ModelError, Observer, Sequence, State, Wanted};
 
-use crate::sampling::Sampler;
+use crate::sampling::{Constraint, Sampler};
 use crate::{Engine, EngineError};
 
 /// A sequence of tokens and the model's state after them.
@@ -145,6 +145,15 @@ impl<'a> Session<'a> {
 
     /// Samples the next token. The token before it is read by the model first, so a last token costs nothing.
     pub fn next(&mut self, sampler: &mut Sampler) -> Result<u32, EngineError> {
+        self.next_within(sampler, None)
+    }
+
+    /// The same within the form that `constraint` holds the answer to, if one is given.
+    pub fn next_within(
+        &mut self,
+        sampler: &mut Sampler,
+        mut constraint: Option<&mut dyn Constraint>,
+    ) -> Result<u32, EngineError> {
         let start = Instant::now();
         if let Some(token) = self.pending.take() {
             self.read(&[token], Wanted::Last)?;
@@ -152,7 +161,14 @@ impl<'a> Session<'a> {
         if !self.has_logits {
             return Err(EngineError::EmptyPrompt);
         }
-        let token = sampler.sample(self.engine.model().logits(0))?;
+        let allowed = match &mut constraint {
+            Some(constraint) => constraint.allowed()?,
+            None => None,
+        };
+        let token = sampler.sample_among(self.engine.model().logits(0), allowed)?;
+        if let Some(constraint) = constraint {
+            constraint.accept(token)?;
+        }
         self.pending = Some(token);
         self.stats.decode_tokens += 1;
         self.stats.decode_time += start.elapsed();

@@ -164,7 +164,117 @@ fn steady_state_keeps_its_buffers() {
     assert_eq!(buffers(&sampler), before);
 }
 
+/// The mask of `ids`, with `n_words` words.
+fn mask(ids: &[u32], n_words: usize) -> Vec<u32> {
+    let mut words = vec![0; n_words];
+    for id in ids {
+        words[(id / 32) as usize] |= 1 << (id % 32);
+    }
+    words
+}
+
+#[test]
+fn a_constraint_leaves_the_probabilities_of_what_it_allows() {
+    let mut rng = Rng::new(6);
+    let logits: Vec<f32> = (0..100).map(|_| (rng.next_f64() * 6.0) as f32).collect();
+    let ids = [0, 3, 31, 32, 63, 64, 98, 99];
+    let few: Vec<f32> = ids.iter().map(|&id| logits[id as usize]).collect();
+    let allowed = mask(&ids, 4);
+    let base = SamplingOptions { seed: Some(12), ..SamplingOptions::plain() };
+    for options in [
+        base.clone(),
+        SamplingOptions { temperature: 0.0, ..base.clone() },
+        SamplingOptions { temperature: 1.4, top_k: 5, top_p: 0.9, min_p: 0.05, ..base },
+    ] {
+        // The same draws from a vocabulary that holds nothing else.
+        let mut small = Sampler::new(options.clone(), few.len()).unwrap();
+        let mut sampler = Sampler::new(options, 100).unwrap();
+        for _ in 0..200 {
+            let expected = ids[small.sample(&few).unwrap() as usize];
+            assert_eq!(sampler.sample_among(&logits, Some(&allowed)).unwrap(), expected);
+        }
+    }
+}
+
+#[test]
+fn an_empty_mask_is_an_error_that_says_so() {
+    let logits = [0.0; 40];
+    // No bit, no word, and a bit of an id that the vocabulary does not have.
+    for allowed in [vec![0, 0], vec![], mask(&[40], 2)] {
+        for options in [SamplingOptions::greedy(), SamplingOptions::default()] {
+            let mut sampler = Sampler::new(options, 40).unwrap();
+            let error = sampler.sample_among(&logits, Some(&allowed)).unwrap_err();
+            assert!(matches!(error, EngineError::NothingAllowed));
+            assert!(error.to_string().contains("allows no token"), "{error}");
+            // The sampler is as good as before.
+            assert_eq!(sampler.sample_among(&logits, Some(&mask(&[7], 2))).unwrap(), 7);
+        }
+    }
+}
+
+#[test]
+fn a_constrained_sampler_keeps_its_buffers() {
+    let logits: Vec<f32> = (0..5000).map(|i| ((i * 7919) % 5000) as f32 * 0.001).collect();
+    let options =
+        SamplingOptions { top_k: 0, top_p: 0.9, frequency_penalty: 0.1, ..SamplingOptions::plain() };
+    let mut sampler = Sampler::new(options, 5000).unwrap();
+    let buffers =
+        |s: &Sampler| (s.among.ids.as_ptr(), s.among.logits.as_ptr(), s.scratch.candidates.as_ptr());
+    let all = vec![u32::MAX; 157];
+    sampler.sample_among(&logits, Some(&mask(&[9], 157))).unwrap();
+    sampler.sample_among(&logits, Some(&all)).unwrap();
+    let before = buffers(&sampler);
+    for n in 1..100 {
+        let some: Vec<u32> = (0..5000).step_by(n).collect();
+        sampler.sample_among(&logits, Some(&mask(&some, 157))).unwrap();
+        sampler.sample_among(&logits, Some(&all)).unwrap();
+    }
+    assert_eq!(buffers(&sampler), before);
+}
+
 proptest! {
+    #[test]
+    fn what_is_not_allowed_is_never_chosen(
+        logits in proptest::collection::vec(prop_oneof![-8.0f32..8.0, Just(1.0f32), Just(f32::MIN)], 1..300),
+        is_allowed in proptest::collection::vec(prop_oneof![3 => Just(false), 1 => Just(true)], 300),
+        n_words in 0usize..12,
+        temperature in prop_oneof![Just(0.0f32), 0.05f32..3.0],
+        top_k in 0usize..40,
+        top_p in 0.05f32..=1.0,
+        min_p in prop_oneof![Just(0.0f32), 0.0f32..1.0],
+        penalties in (prop_oneof![Just(1.0f32), 0.5f32..2.0], prop_oneof![Just(0.0f32), -2.0f32..2.0], prop_oneof![Just(0.0f32), -2.0f32..2.0]),
+        biases in proptest::collection::vec((0u32..300, prop_oneof![-1e3f32..1e3, Just(f32::MIN)]), 0..4),
+        seed in any::<u64>(),
+    ) {
+        let n_vocab = logits.len();
+        let options = SamplingOptions {
+            temperature, top_k, top_p, min_p,
+            repetition_penalty: penalties.0,
+            presence_penalty: penalties.1,
+            frequency_penalty: penalties.2,
+            seed: Some(seed),
+            logit_bias: biases.into_iter().filter(|&(id, _)| (id as usize) < n_vocab).collect(),
+        };
+        let ids: Vec<u32> = (0..300).filter(|&id| is_allowed[id as usize] && (id / 32) < n_words as u32).collect();
+        let words = mask(&ids, n_words);
+        let is_possible = ids.iter().any(|&id| (id as usize) < n_vocab);
+        let mut sampler = Sampler::new(options.clone(), n_vocab).unwrap();
+        sampler.start(&[0, 5, 200]);
+        for _ in 0..8 {
+            match sampler.sample_among(&logits, Some(&words)) {
+                Ok(id) => prop_assert!(ids.contains(&id) && (id as usize) < n_vocab, "{id} of {ids:?}"),
+                Err(error) => prop_assert!(matches!(error, EngineError::NothingAllowed) && !is_possible, "{error}"),
+            }
+        }
+        // With everything allowed, nothing changes.
+        let all = vec![u32::MAX; n_vocab.div_ceil(32)];
+        let mut plain = Sampler::new(options.clone(), n_vocab).unwrap();
+        let mut masked = Sampler::new(options, n_vocab).unwrap();
+        for _ in 0..8 {
+            prop_assert_eq!(plain.sample(&logits).unwrap(), masked.sample_among(&logits, Some(&all)).unwrap());
+        }
+    }
+
     #[test]
     fn only_what_the_filters_leave_is_chosen(
         logits in proptest::collection::vec(prop_oneof![-8.0f32..8.0, Just(1.0f32)], 1..3000),
