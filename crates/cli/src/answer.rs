@@ -3,65 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use flashmill_engine::tool_calls::ToolSchemas;
-use flashmill_engine::{
-    EndReason, Engine, EngineError, Message, OutputOptions, OutputStream, ParsedCall, Piece, Sampler,
-    Session, TemplateOptions,
-};
-use serde_json::Value;
+use flashmill_engine::{EndReason, OutputOptions, OutputStream, ParsedCall, Piece, Prompt, Sampler, Session};
 
 use crate::flags::TalkOptions;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::terminal::TextOut;
-
-/// What the model reads.
-pub(crate) struct Prompt {
-    tokens: Vec<u32>,
-    /// Lengths at which the session saves its state: the end of the conversation before the start of the answer, since a
-    /// template may show the answer differently (without its thoughts) once it is history.
-    keep: Vec<usize>,
-    in_thought: bool,
-    schemas: ToolSchemas,
-}
-
-impl Prompt {
-    /// A conversation in the words of the model's chat template.
-    pub(crate) fn of_messages(
-        engine: &Engine,
-        messages: &[Message],
-        tools: Option<&Value>,
-        thinking: Option<bool>,
-    ) -> Result<Prompt> {
-        let no_template = || EngineError::NoChatTemplate { dir: engine.dir().to_owned() };
-        let template = engine.template().ok_or_else(no_template)?;
-        let options = TemplateOptions { enable_thinking: thinking, ..TemplateOptions::default() };
-        let rendered = template.render(engine.tokenizer(), messages, tools, &options)?;
-        let tokens = engine.tokenizer().encode_parts(&rendered.parts)?;
-        let history = TemplateOptions { add_generation_prompt: false, ..options };
-        // A template may refuse to render a conversation that ends here; then nothing is saved.
-        let keep = template
-            .render(engine.tokenizer(), messages, tools, &history)
-            .and_then(|rendered| engine.tokenizer().encode_parts(&rendered.parts))
-            .ok()
-            .filter(|history| tokens.starts_with(history) && !history.is_empty())
-            .map(|history| history.len());
-        Ok(Prompt {
-            tokens,
-            keep: keep.into_iter().collect(),
-            in_thought: rendered.starts_in_thought(),
-            schemas: tools.map(ToolSchemas::new).unwrap_or_default(),
-        })
-    }
-
-    /// Text as it is.
-    pub(crate) fn of_text(engine: &Engine, text: &str) -> Result<Prompt> {
-        let tokenizer = engine.tokenizer();
-        let mut tokens: Vec<u32> = tokenizer.bos_id().into_iter().collect();
-        tokens.extend(tokenizer.encode(text)?);
-        Ok(Prompt { tokens, keep: Vec::new(), in_thought: false, schemas: ToolSchemas::default() })
-    }
-}
 
 /// What the model said.
 #[derive(Debug, Default)]

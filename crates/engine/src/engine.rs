@@ -1,6 +1,7 @@
 //! An opened model with its text side.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 use flashmill_checkpoint::Checkpoint;
 use flashmill_model::Model;
@@ -15,10 +16,7 @@ use crate::{EngineError, EngineOptions, Session};
 
 /// A loaded model: tokenizer, chat template, plan and weights.
 pub struct Engine {
-    dir: PathBuf,
-    tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
-    defaults: GenerationDefaults,
+    text: Arc<TextSide>,
     plan: Plan,
     model: Model,
     opening: Opening,
@@ -68,10 +66,8 @@ impl Engine {
             let (plan, model) = opening.weights(&checkpoint, options, progress)?;
             (text, plan, model)
         };
-        let TextSide { tokenizer, template, defaults } = text;
         opening.end();
-        let dir = checkpoint.dir().to_owned();
-        Ok(Engine { dir, tokenizer, template, defaults, plan, model, opening })
+        Ok(Engine { text: Arc::new(text), plan, model, opening })
     }
 
     /// Opens the weights alone: for passes over token ids, which need neither a tokenizer nor a chat template.
@@ -89,24 +85,29 @@ impl Engine {
         Session::new(self)
     }
 
+    /// Tokenizer, chat template and sampling settings, for other threads too.
+    pub fn text(&self) -> &Arc<TextSide> {
+        &self.text
+    }
+
     /// Where the model lies.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.text.dir()
     }
 
     /// Text to tokens and back.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        self.text.tokenizer()
     }
 
     /// Messages to text, if the model has a chat template.
     pub fn template(&self) -> Option<&ChatTemplate> {
-        self.template.as_ref()
+        self.text.template()
     }
 
     /// The model's own sampling settings and end tokens.
     pub fn defaults(&self) -> &GenerationDefaults {
-        &self.defaults
+        self.text.defaults()
     }
 
     /// What was planned.

@@ -1,6 +1,6 @@
 //! What turns text into tokens and back, and how answers are sampled and end, wherever a model's files say it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use flashmill_checkpoint::Checkpoint;
 
@@ -13,14 +13,35 @@ use crate::tokenizer::Tokenizer;
 /// Control tokens that end a turn or a text. GGUF metadata name one end token; transformers' files name both.
 const END_TOKENS: [&str; 2] = ["<|im_end|>", "<|endoftext|>"];
 
-/// Everything of a model but its numbers.
-pub(crate) struct TextSide {
-    pub(crate) tokenizer: Tokenizer,
-    pub(crate) template: Option<ChatTemplate>,
-    pub(crate) defaults: GenerationDefaults,
+/// Everything of a model but its numbers. It serves any number of threads.
+pub struct TextSide {
+    dir: PathBuf,
+    tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
+    defaults: GenerationDefaults,
 }
 
 impl TextSide {
+    /// Where the model lies.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Text to tokens and back.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Messages to text, if the model has a chat template.
+    pub fn template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
+    }
+
+    /// The model's own sampling settings and end tokens.
+    pub fn defaults(&self) -> &GenerationDefaults {
+        &self.defaults
+    }
+
     /// The most memory that [`TextSide::open`] takes: what holds for GGUF metadata of every kind (tests/allocation.rs), and more than
     /// what a tokenizer.json takes.
     pub(crate) fn most_bytes(checkpoint: &Checkpoint) -> u64 {
@@ -41,23 +62,22 @@ impl TextSide {
     /// Reads GGUF metadata where the checkpoint has them, the files beside the weights otherwise.
     pub(crate) fn open(checkpoint: &Checkpoint) -> Result<TextSide, EngineError> {
         let eos_ids = &checkpoint.spec().eos_token_ids;
+        let dir = checkpoint.dir();
         let mut text = match checkpoint.gguf_metadata() {
-            Some(path) => TextSide::of_keys(&GgufKeys::open(path)?, eos_ids)?,
-            None => {
-                let dir = checkpoint.dir();
-                TextSide {
-                    tokenizer: Tokenizer::open(dir)?,
-                    template: ChatTemplate::open(dir)?,
-                    defaults: GenerationDefaults::open(dir, eos_ids)?,
-                }
-            }
+            Some(path) => TextSide::of_keys(dir, &GgufKeys::open(path)?, eos_ids)?,
+            None => TextSide {
+                dir: dir.to_owned(),
+                tokenizer: Tokenizer::open(dir)?,
+                template: ChatTemplate::open(dir)?,
+                defaults: GenerationDefaults::open(dir, eos_ids)?,
+            },
         };
         // A chat turn may end with another token than the config's: the tokenizer's own.
         text.tokenizer.eos_id().into_iter().for_each(|id| text.defaults.add_eos(id));
         Ok(text)
     }
 
-    fn of_keys(keys: &GgufKeys, eos_ids: &[u32]) -> Result<TextSide, EngineError> {
+    fn of_keys(dir: &Path, keys: &GgufKeys, eos_ids: &[u32]) -> Result<TextSide, EngineError> {
         let tokenizer = Tokenizer::of_keys(keys)?;
         let mut defaults = GenerationDefaults::of_keys(keys, eos_ids)?;
         for token in tokenizer.added_tokens().iter() {
@@ -65,6 +85,7 @@ impl TextSide {
                 defaults.add_eos(token.id);
             }
         }
-        Ok(TextSide { tokenizer, template: ChatTemplate::of_keys(keys)?, defaults })
+        let template = ChatTemplate::of_keys(keys)?;
+        Ok(TextSide { dir: dir.to_owned(), tokenizer, template, defaults })
     }
 }

@@ -6,10 +6,10 @@ mod input;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
-use flashmill_engine::{EngineError, Message, ParsedCall, Piece, Sampler, Session, ToolCall};
+use flashmill_engine::{EngineError, Message, ParsedCall, Piece, Prompt, Sampler, Session, ToolCall};
 use serde_json::{Value, json};
 
-use crate::answer::{Answer, AnswerView, End, Prompt, answer};
+use crate::answer::{Answer, AnswerView, End, answer};
 use crate::commands::run::context_full;
 use crate::flags::{ChatOptions, TalkOptions};
 use crate::interrupt::Interrupt;
@@ -201,7 +201,8 @@ impl Chat<'_> {
 
     fn answer(&mut self) -> Result<Answer> {
         let tools = self.offer_tools.then_some(&self.definitions);
-        let prompt = Prompt::of_messages(self.session.engine(), &self.messages, tools, self.talk.thinking)?;
+        let options = self.talk.template();
+        let prompt = Prompt::of_messages(self.session.engine().text(), &self.messages, tools, &options)?;
         let mut view = AnswerView::new(&mut self.out);
         let show = &mut |piece: &Piece| view.show(piece);
         let answer = answer(&mut self.session, &mut self.sampler, prompt, &self.talk, &self.interrupt, show)?;

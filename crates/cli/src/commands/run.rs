@@ -5,10 +5,10 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use flashmill_engine::{Engine, Message, Piece, Sampler, Session};
+use flashmill_engine::{Engine, Message, Piece, Prompt, Sampler, Session};
 use serde_json::{Value, json};
 
-use crate::answer::{Answer, AnswerView, End, Prompt, answer};
+use crate::answer::{Answer, AnswerView, End, answer};
 use crate::flags::RunOptions;
 use crate::interrupt::{EXIT_INTERRUPTED, Interrupt};
 use crate::load;
@@ -66,15 +66,15 @@ pub(super) fn make_prompt(
     text: String,
 ) -> Result<Prompt> {
     if options.raw {
-        return Prompt::of_text(engine, &text);
+        return Ok(Prompt::of_text(engine.text(), &text)?);
     }
     if engine.template().is_none() && tools.is_none() && options.talk.system.is_none() {
         note!("warning: the model has no chat template; it continues the prompt as it is (--raw says so)");
-        return Prompt::of_text(engine, &text);
+        return Ok(Prompt::of_text(engine.text(), &text)?);
     }
     let mut messages: Vec<Message> = options.talk.system.iter().map(Message::system).collect();
     messages.push(Message::user(text));
-    Prompt::of_messages(engine, &messages, tools, options.talk.thinking)
+    Ok(Prompt::of_messages(engine.text(), &messages, tools, &options.talk.template())?)
 }
 
 /// An OpenAI `tools` array.

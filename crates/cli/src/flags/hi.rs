@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use flashmill_engine::{BackendKind, EngineOptions, KvKind, SamplingOptions};
+use flashmill_engine::{BackendKind, EngineOptions, KvKind, SamplingOptions, TemplateOptions};
 use flashmill_lab::bench::BenchOptions;
 use flashmill_lab::replay::{Eviction, Tokens};
 use flashmill_lab::routing::Drawn;
@@ -304,6 +304,11 @@ impl LogitsOptions {
 }
 
 impl TalkOptions {
+    /// How a conversation is rendered.
+    pub(crate) fn template(&self) -> TemplateOptions {
+        TemplateOptions { enable_thinking: self.thinking, ..TemplateOptions::default() }
+    }
+
     /// The model's own settings, with what the user asked for in their place.
     pub(crate) fn sampling(&self, defaults: &SamplingOptions) -> SamplingOptions {
         let flags = &self.sampling;

@@ -2,8 +2,10 @@
 
 mod gguf;
 mod gguf_tokenizer;
+mod prompt;
 mod session;
 mod stream;
+mod support;
 mod template;
 mod text;
 mod tokenizer;

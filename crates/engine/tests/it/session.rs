@@ -1,6 +1,5 @@
 //! Plan, engine and session on the demo model: what an independent implementation says, to the token; resumed = fresh, to the bit.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,17 +8,7 @@ use flashmill_engine::{
     TemplateOptions,
 };
 
-fn path(from_root: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "../..", from_root].iter().collect()
-}
-
-fn options() -> EngineOptions {
-    EngineOptions { ram_bytes: Some(2 << 30), threads: Some(2), ..EngineOptions::default() }
-}
-
-fn open(options: &EngineOptions) -> Engine {
-    Engine::open(&path("models/demo"), options, &mut |_, _| ()).expect("the demo model opens")
-}
+use crate::support::{open, options, path};
 
 /// The demo model's cases, computed by numpy from the same files.
 struct Case {
