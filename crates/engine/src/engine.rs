@@ -6,6 +6,7 @@ use std::sync::Arc;
 use flashmill_checkpoint::Checkpoint;
 use flashmill_model::Model;
 
+use crate::identity;
 use crate::opening::Opening;
 use crate::plan::{self, Choice, Plan};
 use crate::sampling::GenerationDefaults;
@@ -20,6 +21,7 @@ pub struct Engine {
     plan: Plan,
     model: Model,
     opening: Opening,
+    identity: u128,
 }
 
 impl Engine {
@@ -67,7 +69,8 @@ impl Engine {
             (text, plan, model)
         };
         opening.end();
-        Ok(Engine { text: Arc::new(text), plan, model, opening })
+        let identity = identity::of(&checkpoint, &plan, options);
+        Ok(Engine { text: Arc::new(text), plan, model, opening, identity })
     }
 
     /// Opens the weights alone: for passes over token ids, which need neither a tokenizer nor a chat template.
@@ -118,6 +121,12 @@ impl Engine {
     /// How long opening took, and what of it.
     pub fn opening(&self) -> &Opening {
         &self.opening
+    }
+
+    /// What a state's bits depend on besides its tokens: the model's files and the settings. Equal numbers mean that states can be
+    /// exchanged.
+    pub(crate) fn identity(&self) -> u128 {
+        self.identity
     }
 
     /// The model, for statistics.

@@ -33,6 +33,39 @@ pub enum EngineError {
     /// There is nothing to continue.
     #[error("the prompt is empty; give at least one token")]
     EmptyPrompt,
+    /// A token that the model's vocabulary has not.
+    #[error("token {token} is outside the vocabulary of {n_vocab}; give tokens of this model")]
+    UnknownToken {
+        /// The token.
+        token: u32,
+        /// Tokens of the vocabulary.
+        n_vocab: usize,
+    },
+    /// More answers at once than there is room for.
+    #[error("{n} answers to one prompt were asked for, {sessions} can run at once; ask for 1 to {sessions}")]
+    TooManyAnswers {
+        /// Asked for.
+        n: usize,
+        /// Answers that run at once.
+        sessions: usize,
+    },
+    /// The program ends before the request is answered.
+    #[error("the server is shutting down; try again when it is back")]
+    ShuttingDown,
+    /// The scheduler's thread could not be started.
+    #[error("cannot start a thread: {source}")]
+    Thread {
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The directory of snapshots cannot be used.
+    #[error("cannot keep snapshots of prompts in {}: {source}; name another directory, or none", dir.display())]
+    Snapshots {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
     /// A prompt that is longer than the context.
     #[error(
         "the prompt has {n_tokens} tokens, the context holds {context}; raise --context or shorten the prompt"

@@ -28,6 +28,8 @@ pub struct EngineOptions {
     pub reader: ReaderKind,
     /// What is read ahead of the routers in decode.
     pub prefetch: Prefetch,
+    /// Answers that run at once, where there is room for so many; one if not given.
+    pub sessions: Option<usize>,
     /// Most prompt tokens of one forward pass.
     pub max_chunk: Option<usize>,
     /// Most rows of one pass whose logits are wanted; more than one only for whole-prompt logits.

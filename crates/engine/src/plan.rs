@@ -1,7 +1,7 @@
 //! What will be resident, cached and read, decided before a weight is loaded.
 
 use flashmill_checkpoint::Checkpoint;
-use flashmill_model::{Footprint, ModelOptions};
+use flashmill_model::{Footprint, MAX_SEQUENCES, ModelOptions};
 use flashmill_store::{ReaderKind, StoreOptions};
 use serde::Serialize;
 
@@ -27,6 +27,9 @@ const ACTIVATION_PART: u64 = 8;
 
 /// States of sequences, the running one included: the others are saved prefixes.
 const DEFAULT_STATES: usize = 4;
+
+/// Answers that share the KV pages of a full context, from the second one on.
+const SESSIONS_PER_CONTEXT: usize = 4;
 
 /// What an opened model will take and do. Sizes are in bytes.
 #[derive(Clone, Debug, Serialize)]
@@ -59,6 +62,8 @@ pub struct Plan {
     pub context: usize,
     /// Prompt tokens of one forward pass.
     pub chunk: usize,
+    /// Answers that can run at once.
+    pub sessions: usize,
     /// States, saved prefixes included.
     pub n_states: usize,
     /// Experts that each token uses.
@@ -133,13 +138,16 @@ impl Plan {
                 spec.max_positions.min(DEFAULT_CONTEXT / comfort.divisor).max(256.min(spec.max_positions))
             });
             for chunk in CHUNKS {
+                let sessions = comfort.sessions(options);
                 let model = ModelOptions {
-                    max_rows: options.max_chunk.unwrap_or(chunk).min(context).div_ceil(comfort.divisor),
-                    max_logit_rows: options.max_logit_rows.unwrap_or(1),
+                    max_rows: options.max_chunk.unwrap_or(chunk).min(context).div_ceil(comfort.divisor)
+                        + (sessions - 1),
+                    max_logit_rows: options.max_logit_rows.unwrap_or(1).max(sessions),
                     kv: options.kv,
                     context,
-                    n_sequences: 1,
-                    n_states: comfort.n_states,
+                    // Few answers fill their context; those that find no page wait for one.
+                    n_sequences: 1 + (sessions - 1).div_ceil(SESSIONS_PER_CONTEXT),
+                    n_states: comfort.n_states + 2 * (sessions - 1),
                     experts_per_token: options.experts_per_token,
                     prefetch: options.prefetch,
                     store: StoreOptions { reader: options.reader, ..StoreOptions::default() },
@@ -157,7 +165,7 @@ impl Plan {
                 let slots = slots.min(footprint.slot_ceiling_bytes.max(footprint.slot_floor_bytes));
                 let slots =
                     slots.min(options.cache_bytes.unwrap_or(u64::MAX)).max(footprint.slot_floor_bytes);
-                let plan = Plan::new(checkpoint, options, model, footprint, slots)?;
+                let plan = Plan::new(checkpoint, options, model, footprint, slots, sessions)?;
                 return Ok(plan
                     .under(ram_bytes, ram_source, process_bytes, floor)
                     .predict(checkpoint, options));
@@ -176,6 +184,7 @@ impl Plan {
         mut model: ModelOptions,
         footprint: Footprint,
         slot_bytes: u64,
+        sessions: usize,
     ) -> Result<Plan, EngineError> {
         model.store.slot_bytes = slot_bytes;
         let spec = checkpoint.spec();
@@ -204,7 +213,8 @@ impl Plan {
             resident_share,
             expert_bytes_per_token: one_each * experts_per_token as u64,
             context: model.context,
-            chunk: model.max_rows,
+            chunk: model.max_rows - (sessions - 1),
+            sessions,
             n_states: model.n_states,
             experts_per_token,
             model_experts_per_token: spec.moe.map_or(0, |moe| moe.top_k),
@@ -286,6 +296,11 @@ impl Comfort {
         self.divisor == COMFORTS[COMFORTS.len() - 1].divisor
     }
 
+    /// Answers at once: fewer where memory is scarce.
+    fn sessions(&self, options: &EngineOptions) -> usize {
+        (options.sessions.unwrap_or(1) / self.divisor).clamp(1, MAX_SEQUENCES)
+    }
+
     /// Whether enough of `room`, which is the budget without process and trunk, is left to slots: unless all bundles fit anyway, comfort
     /// may take a quarter, and the activations of a chunk that could be shorter a part of it.
     fn is_affordable(&self, footprint: &Footprint, room: u64, shortest_chunk: bool) -> bool {
@@ -320,7 +335,11 @@ impl std::fmt::Display for Plan {
         row("  process", self.process_bytes, "code, tokenizer, stacks")?;
         row("  trunk", self.trunk_bytes, "resident: weights that every token uses")?;
         row("  KV cache", self.kv_bytes, &format!("{} positions", self.context))?;
-        row("  states", self.state_bytes, &format!("{} sequences, saved prefixes included", self.n_states))?;
+        row(
+            "  states",
+            self.state_bytes,
+            &format!("{} sequences, saved prefixes included; {} run at once", self.n_states, self.sessions),
+        )?;
         row("  activations", self.work_bytes, &format!("prompt chunks of {} tokens", self.chunk))?;
         let share = format!("cache: holds {:.1} % of the experts", 100.0 * self.resident_share);
         row("  expert slots", self.slot_bytes, &share)?;

@@ -80,6 +80,11 @@ impl Sampler {
         &self.options
     }
 
+    /// Ids from here on are no tokens.
+    pub fn n_vocab(&self) -> usize {
+        self.n_vocab
+    }
+
     /// The seed in use, which makes the run repeatable.
     pub fn seed(&self) -> u64 {
         self.seed

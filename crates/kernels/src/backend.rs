@@ -235,6 +235,12 @@ pub trait Backend: Send {
     /// Copies a page.
     fn kv_copy(&mut self, from: Page, to: Page);
 
+    /// Waits for all recorded work and copies the bytes of a page, [`KvShape::page_bytes`] of them. Their order is the backend's own.
+    fn kv_read(&mut self, page: Page, out: &mut [u8]);
+
+    /// Overwrites a page with bytes that [`Backend::kv_read`] of a backend of the same kind has given.
+    fn kv_write(&mut self, page: Page, bytes: &[u8]);
+
     /// Bytes of memory that the backend itself holds: buffers, matrices, pages, scratch.
     fn bytes(&self) -> usize;
 

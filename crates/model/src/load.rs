@@ -8,7 +8,7 @@ use flashmill_checkpoint::{Checkpoint, ModelSpec};
 use flashmill_kernels::Backend;
 use flashmill_store::{Faults, Files, ReaderKind, Records, Stats, Store};
 
-use crate::state::Pool;
+use crate::state::{Free, Pool};
 use crate::timing::Timing;
 use crate::weights::{self, Loader, Weights};
 use crate::work::Work;
@@ -214,6 +214,11 @@ impl Model {
         &self.timing
     }
 
+    /// States and pages that nobody uses.
+    pub fn free(&self) -> Free {
+        self.pool.free()
+    }
+
     /// The state before the first token.
     pub fn new_state(&mut self) -> Result<State, ModelError> {
         let state = self.pool.take()?;
@@ -248,7 +253,7 @@ fn trunk_bytes(checkpoint: &Checkpoint) -> u64 {
 }
 
 /// Values of a sequence's DeltaNet state, all layers.
-fn delta_state_len(spec: &ModelSpec) -> usize {
+pub(crate) fn delta_state_len(spec: &ModelSpec) -> usize {
     spec.delta_net
         .as_ref()
         .map_or(0, |delta| weights::n_delta_layers(spec) * weights::delta_shape(delta).state_len())

@@ -32,7 +32,7 @@ impl State {
 
     /// Takes the pages that `n_tokens` tokens need.
     pub(crate) fn grow(&mut self, n_tokens: usize) -> Result<(), ModelError> {
-        let mut free = self.pool.free();
+        let mut free = self.pool.lists();
         while self.pages.len() < n_tokens.div_ceil(PAGE_TOKENS) {
             let page = free.pages.pop().ok_or(ModelError::NoFreeState { n_states: self.pool.n_states })?;
             free.page_users[page.0 as usize] = 1;
@@ -42,9 +42,18 @@ impl State {
     }
 }
 
+/// What nobody uses at present.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Free {
+    /// States that can be made.
+    pub states: usize,
+    /// KV pages, of [`PAGE_TOKENS`] positions each.
+    pub pages: usize,
+}
+
 impl Drop for State {
     fn drop(&mut self) {
-        let mut free = self.pool.free();
+        let mut free = self.pool.lists();
         for &page in &self.pages {
             let users = &mut free.page_users[page.0 as usize];
             *users -= 1;
@@ -59,14 +68,14 @@ impl Drop for State {
 /// The pages and DeltaNet states that were planned for, and who uses them.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    free: Mutex<Free>,
+    lists: Mutex<Lists>,
     n_states: usize,
     /// Pages of a full context, so that a state's list never grows in `forward`.
     pages_per_state: usize,
 }
 
 #[derive(Debug)]
-struct Free {
+struct Lists {
     pages: Vec<Page>,
     page_users: Vec<u32>,
     deltas: Vec<Buffer>,
@@ -83,17 +92,22 @@ impl Pool {
     pub(crate) fn new(n_pages: usize, deltas: Vec<Buffer>, context: usize) -> Arc<Pool> {
         let n_states = deltas.len();
         let pages = (0..n_pages as u32).rev().map(Page).collect();
-        let free = Free { pages, page_users: vec![0; n_pages], deltas };
-        Arc::new(Pool { free: Mutex::new(free), n_states, pages_per_state: context.div_ceil(PAGE_TOKENS) })
+        let lists = Lists { pages, page_users: vec![0; n_pages], deltas };
+        Arc::new(Pool { lists: Mutex::new(lists), n_states, pages_per_state: context.div_ceil(PAGE_TOKENS) })
     }
 
-    fn free(&self) -> std::sync::MutexGuard<'_, Free> {
-        self.free.lock().expect("no panic happens while the pool is locked")
+    fn lists(&self) -> std::sync::MutexGuard<'_, Lists> {
+        self.lists.lock().expect("no panic happens while the pool is locked")
+    }
+
+    pub(crate) fn free(&self) -> Free {
+        let lists = self.lists();
+        Free { states: lists.deltas.len(), pages: lists.pages.len() }
     }
 
     /// An empty state; the caller zeroes `delta`.
     pub(crate) fn take(self: &Arc<Pool>) -> Result<State, ModelError> {
-        let delta = self.free().deltas.pop().ok_or(ModelError::NoFreeState { n_states: self.n_states })?;
+        let delta = self.lists().deltas.pop().ok_or(ModelError::NoFreeState { n_states: self.n_states })?;
         let pages = Vec::with_capacity(self.pages_per_state);
         Ok(State { pages, delta, n_tokens: 0, broken: false, pool: Arc::clone(self) })
     }
@@ -107,7 +121,7 @@ impl Pool {
         fork.n_tokens = state.n_tokens;
         let n_full = state.n_tokens / PAGE_TOKENS;
         {
-            let mut free = self.free();
+            let mut free = self.lists();
             for &page in &state.pages[..n_full] {
                 free.page_users[page.0 as usize] += 1;
                 fork.pages.push(page);
@@ -139,10 +153,10 @@ mod tests {
         assert_eq!(fork.page, Some((state.pages[2], fork.state.pages[2])));
         assert!(pool.take().is_err(), "both states are in use");
         drop(state);
-        assert_eq!(pool.free().pages.len(), 2, "the shared pages are still the fork's");
+        assert_eq!(pool.lists().pages.len(), 2, "the shared pages are still the fork's");
         drop(fork);
-        assert_eq!(pool.free().pages.len(), 5);
-        assert_eq!(pool.free().deltas.len(), 2);
+        assert_eq!(pool.lists().pages.len(), 5);
+        assert_eq!(pool.lists().deltas.len(), 2);
     }
 
     #[test]

@@ -107,6 +107,12 @@ impl Policy {
         uses.last = self.now;
     }
 
+    /// Ticks since a record was last used; `None` if it never was.
+    pub fn fetches_since(&self, record: u32) -> Option<u64> {
+        let uses = self.uses[record as usize];
+        (uses.last > 0).then(|| self.now - uses.last)
+    }
+
     /// Which of two records leaves first: `Less` if `a` does, `Equal` if it does not matter. A total order of the moment.
     pub fn order(&self, a: u32, b: u32) -> Ordering {
         let (a, b) = (self.uses[a as usize], self.uses[b as usize]);

@@ -148,6 +148,14 @@ impl Store {
         &self.reader_name
     }
 
+    /// Fetches since the record was last used; `None` if it never was.
+    ///
+    /// # Panics
+    /// If there is no such bundle.
+    pub fn age(&self, layer: usize, bundle: u32) -> Option<u64> {
+        self.policy.fetches_since(self.plan.record(layer, bundle))
+    }
+
     /// The record is in a slot.
     ///
     /// # Panics

@@ -3,6 +3,7 @@
 mod gguf;
 mod gguf_tokenizer;
 mod prompt;
+mod serving;
 mod session;
 mod stream;
 mod support;

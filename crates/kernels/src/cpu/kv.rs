@@ -38,6 +38,11 @@ impl KvCache {
         let start = from.0 as usize * bytes;
         self.memory.bytes_mut().copy_within(start..start + bytes, to.0 as usize * bytes);
     }
+
+    pub(crate) fn page_mut(&mut self, page: Page) -> &mut [u8] {
+        let bytes = self.shape.page_bytes();
+        &mut self.memory.bytes_mut()[page.0 as usize * bytes..][..bytes]
+    }
 }
 
 /// Where the block of one head of one layer lies in the cache.

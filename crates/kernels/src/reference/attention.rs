@@ -27,6 +27,10 @@ impl KvPages {
         self.pages[to.0 as usize] = self.pages[from.0 as usize].clone();
     }
 
+    pub(super) fn page_mut(&mut self, page: Page) -> &mut [u8] {
+        &mut self.pages[page.0 as usize]
+    }
+
     /// Stores the keys and values of each segment's rows, `[n_rows][n_kv_heads][head_dim]`.
     pub(super) fn append(&mut self, layer: usize, k: &[f32], v: &[f32], segments: &[Segment<'_>]) {
         let KvShape { n_kv_heads, head_dim, kind, .. } = self.shape;

@@ -134,6 +134,14 @@ impl Backend for Reference {
         self.kv.as_mut().expect("kv_cache has been called").copy(from, to);
     }
 
+    fn kv_read(&mut self, page: Page, out: &mut [u8]) {
+        out.copy_from_slice(self.kv.as_mut().expect("kv_cache has been called").page_mut(page));
+    }
+
+    fn kv_write(&mut self, page: Page, bytes: &[u8]) {
+        self.kv.as_mut().expect("kv_cache has been called").page_mut(page).copy_from_slice(bytes);
+    }
+
     fn bytes(&self) -> usize {
         let buffers: usize = self.buffers.iter().flatten().map(|values| 4 * values.len()).sum();
         let matrices: usize = self.matrices.iter().map(|matrix| matrix.shape.bytes()).sum();

@@ -117,6 +117,12 @@ impl Backend for Mistaken {
     fn kv_copy(&mut self, from: Page, to: Page) {
         self.inner.kv_copy(from, to);
     }
+    fn kv_read(&mut self, page: Page, out: &mut [u8]) {
+        self.inner.kv_read(page, out);
+    }
+    fn kv_write(&mut self, page: Page, bytes: &[u8]) {
+        self.inner.kv_write(page, bytes);
+    }
     fn bytes(&self) -> usize {
         self.inner.bytes()
     }

@@ -143,6 +143,52 @@ fn chunks_do_not_matter() {
     }
 }
 
+/// A state that goes through bytes into another model.
+fn transplanted(from: &mut Model, state: &State, to: &mut Model) -> State {
+    let mut restoring = to.restore(state.n_tokens()).unwrap();
+    let mut page = vec![0; from.page_bytes()];
+    for index in 0..from.n_pages(state.n_tokens()) {
+        from.read_page(state, index, &mut page);
+        to.write_page(&mut restoring, index, &page);
+    }
+    // In two parts, as one who has little memory would.
+    let mut delta = vec![0.0; from.delta_len()];
+    let (head, tail) = delta.split_at_mut(from.delta_len() / 3);
+    from.read_delta(state, 0, head);
+    from.read_delta(state, head.len(), tail);
+    to.write_delta(&mut restoring, head.len(), tail);
+    to.write_delta(&mut restoring, 0, head);
+    restoring.finish()
+}
+
+#[test]
+fn restored_in_another_model_is_fresh() {
+    for (name, kv) in [
+        ("qwen3_5_moe_mlx4", KvKind::F16),
+        ("qwen3_5_moe", KvKind::F32),
+        ("qwen3_next", KvKind::Q8),
+        ("qwen3_moe", KvKind::Q8),
+    ] {
+        let options = ModelOptions { kv, ..options() };
+        let prompt = Golden::open(name).ids("long_prompt_ids");
+        let mut model = fixture::load(name, fixture::cpu(2, None), options.clone());
+        let mut state = model.new_state().unwrap();
+        let fresh = read_in(&mut model, &mut state, &prompt, &[50]);
+        drop(state);
+        let mut other = fixture::load(name, fixture::cpu(1, Some(Level::SCALAR)), options);
+        for at in [1, 64, 130] {
+            let mut state = model.new_state().unwrap();
+            read_in(&mut model, &mut state, &prompt[..at], &[at]);
+            let free = other.free();
+            let mut restored = transplanted(&mut model, &state, &mut other);
+            let rest = read_in(&mut other, &mut restored, &prompt[at..], &[33]);
+            equal(&format!("{name} restored at {at}"), &rest, &fresh[at * 512..]);
+            drop(restored);
+            assert_eq!(other.free(), free, "everything is given back");
+        }
+    }
+}
+
 #[test]
 fn resumed_is_fresh() {
     for name in FAMILIES {
