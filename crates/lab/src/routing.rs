@@ -17,7 +17,7 @@ pub struct Drawn {
     pub seed: u64,
 }
 
-/// Draws the picks of every layer, each row from those of the row before.
+/// Draws the picks of every layer, each row from those of the row before; in a batch, from those of the same sequence.
 pub struct DrawnRoute {
     options: Drawn,
     layers: Vec<Layer>,
@@ -29,8 +29,12 @@ struct Layer {
     order: Vec<u32>,
     /// Cumulative weights in that order.
     cumulative: Vec<f64>,
+    /// The picks of the last pass, row by row.
     last: Vec<u32>,
 }
+
+/// Up to so many rows, a pass as long as the one before is taken for the next tokens of the same sequences.
+const MAX_BATCH: usize = 64;
 
 impl DrawnRoute {
     /// For layers of `n_experts` experts each.
@@ -90,30 +94,49 @@ impl Layer {
     }
 }
 
+impl Layer {
+    /// Draws the picks of a row, distinct ones, after those of the token before.
+    fn draw_row(&self, reuse: f64, before: &[u32], random: &mut SplitMix64, row: &mut [u32]) {
+        for at in 0..row.len() {
+            row[at] = loop {
+                let pick = match before.get(at) {
+                    Some(&last) if random.unit() < reuse => last,
+                    _ => self.draw(random),
+                };
+                if !row[..at].contains(&pick) {
+                    break pick;
+                }
+                // What is taken may be taken over again and again: draw afresh.
+                let pick = self.order[random.below(self.order.len() as u64) as usize];
+                if !row[..at].contains(&pick) {
+                    break pick;
+                }
+            };
+        }
+    }
+}
+
 impl Route for DrawnRoute {
     fn route(&mut self, layer: usize, n_rows: usize, picks: &mut Picks) {
         let DrawnRoute { options, layers, random } = self;
         let layer = &mut layers[layer];
-        for row in picks.experts.chunks_exact_mut(picks.top_k).take(n_rows) {
-            for at in 0..row.len() {
-                row[at] = loop {
-                    let pick = match layer.last.get(at) {
-                        Some(&last) if random.unit() < options.reuse => last,
-                        _ => layer.draw(random),
-                    };
-                    if !row[..at].contains(&pick) {
-                        break pick;
-                    }
-                    // What is taken may be taken over again and again: draw afresh.
-                    let pick = layer.order[random.below(layer.order.len() as u64) as usize];
-                    if !row[..at].contains(&pick) {
-                        break pick;
-                    }
-                };
-            }
-            layer.last.clear();
-            layer.last.extend_from_slice(row);
+        let top_k = picks.top_k;
+        let is_batch = n_rows <= MAX_BATCH && layer.last.len() == n_rows * top_k;
+        let before = std::mem::take(&mut layer.last);
+        for index in 0..n_rows {
+            let (done, rest) = picks.experts.split_at_mut(index * top_k);
+            let before = if is_batch {
+                &before[index * top_k..][..top_k]
+            } else if index > 0 {
+                &done[(index - 1) * top_k..]
+            } else {
+                &before[before.len().saturating_sub(top_k)..]
+            };
+            layer.draw_row(options.reuse, before, random, &mut rest[..top_k]);
         }
+        layer.last = before;
+        layer.last.clear();
+        layer.last.extend_from_slice(&picks.experts[..n_rows * top_k]);
     }
 }
 

@@ -180,10 +180,13 @@ impl Worker {
         self.turn += 1;
         let n = self.running.len();
         let mut shares = Vec::with_capacity(n);
+        let answers = (0..n).filter(|&at| self.running[at].is_answering());
         // Prompts take turns in being first.
-        for at in (0..n).map(|i| (i + self.turn) % n) {
+        let prompts = (0..n).map(|i| (i + self.turn) % n).filter(|&at| !self.running[at].is_answering());
+        let order: Vec<(usize, bool)> =
+            answers.map(|at| (at, true)).chain(prompts.map(|at| (at, false))).collect();
+        for (at, is_answer) in order {
             let sequence = &mut self.running[at];
-            let is_answer = sequence.is_answering();
             let n_tokens = if is_answer { 1 } else { sequence.chunk(room) };
             if n_tokens == 0 {
                 continue;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use flashmill_checkpoint::Checkpoint;
 use flashmill_kernels::Picks;
-use flashmill_model::{Footprint, ModelOptions, Observer};
+use flashmill_model::{Footprint, ModelOptions, Observer, Sequence, State, Wanted};
 use flashmill_store::StoreOptions;
 
 use crate::fixture::{self, ALL, Golden, options};
@@ -58,4 +58,41 @@ fn a_chunk_reads_each_expert_once() {
         }
     }
     assert!(n_ahead > 0, "nothing was read ahead");
+}
+
+/// One step of several sequences asks for each expert that any of them picked once, however few slots there are.
+#[test]
+fn a_batch_asks_for_each_expert_once() {
+    for name in ["qwen3_5_moe_mlx4", "qwen3_next", "qwen3_moe"] {
+        let golden = Golden::open(name);
+        let (prompt, tokens) = (golden.ids("long_prompt_ids"), golden.ids("prompt_ids"));
+        let mut model = fixture::load(name, fixture::cpu(2, None), ModelOptions { n_states: 5, ..options() });
+        let mut states: Vec<State> = (0..5).map(|_| model.new_state().unwrap()).collect();
+        for (at, state) in states.iter_mut().enumerate() {
+            fixture::read_all(&mut model, state, &prompt[at..at + 7], None);
+        }
+        let (mut n_distinct, mut n_rows) = (0, 0);
+        for step in 0..4 {
+            let before = model.store_stats();
+            let mut picked = Picked::default();
+            let mut batch: Vec<Sequence<'_>> = states
+                .iter_mut()
+                .enumerate()
+                .map(|(at, state)| Sequence {
+                    state,
+                    tokens: &tokens[step + at..][..1],
+                    wanted: Wanted::None,
+                })
+                .collect();
+            model.forward(&mut batch, None, Some(&mut picked)).unwrap();
+            let stats = model.store_stats().since(&before);
+            let distinct: u64 = picked.0.iter().map(|experts| experts.len() as u64).sum();
+            assert_eq!(stats.hits + stats.misses, distinct, "{name}, step {step}");
+            n_distinct += distinct;
+            n_rows += (picked.0.iter().filter(|experts| !experts.is_empty()).count()
+                * 5
+                * model.experts_per_token()) as u64;
+        }
+        assert!(n_distinct < n_rows, "{name}: some experts were picked by several");
+    }
 }
