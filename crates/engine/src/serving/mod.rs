@@ -190,6 +190,16 @@ pub(crate) struct Shared {
     worker: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
+/// Refuses what comes after the worker, and drops what waits: also where the worker has panicked, nobody waits for an answer in vain.
+struct Gone(Arc<Shared>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.queue.end(Instant::now());
+        self.0.queue.drain();
+    }
+}
+
 impl Scheduler {
     /// Starts the thread that owns the model. As many answers run at once as the engine was planned for ([`Plan::sessions`]).
     ///
@@ -211,7 +221,10 @@ impl Scheduler {
             _ => None,
         };
         let mine = Arc::clone(&shared);
-        let work = move || Worker::new(engine, mine, disk).run();
+        let work = move || {
+            let _gone = Gone(Arc::clone(&mine));
+            Worker::new(engine, mine, disk).run();
+        };
         let thread = std::thread::Builder::new().name("scheduler".into()).spawn(work);
         let thread = thread.map_err(|source| EngineError::Thread { source })?;
         *shared.worker.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(thread);
