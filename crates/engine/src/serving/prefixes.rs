@@ -58,7 +58,10 @@ impl Prefixes {
             Some(saved) => {
                 self.stats.ram_hits += 1;
                 self.touch(&saved);
-                self.make_room(model, |model| model.fork(&saved.state))
+                match self.make_room(model, |model| model.fork(&saved.state)) {
+                    Err(EngineError::Model(ModelError::NoFreeState { .. })) => self.take(saved, model),
+                    made => made,
+                }
             }
             None => {
                 self.stats.misses += 1;
@@ -159,6 +162,15 @@ impl Prefixes {
                 Err(ModelError::NoFreeState { .. }) if self.give_up_one() => {}
                 made => return Ok(made?),
             }
+        }
+    }
+
+    /// A saved state itself, where there is no room for a copy beside it.
+    fn take(&mut self, saved: Rc<Saved>, model: &mut Model) -> Result<State, EngineError> {
+        self.saved.retain(|other| !Rc::ptr_eq(other, &saved));
+        match Rc::try_unwrap(saved) {
+            Ok(saved) => Ok(saved.state),
+            Err(saved) => Ok(model.fork(&saved.state)?),
         }
     }
 

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use flashmill_engine::serving::{End, Event, Request, Sink, SubmitError};
 use flashmill_engine::{
-    EngineError, EngineOptions, Message, Prompt, Sampler, SamplingOptions, Scheduler, SchedulerOptions,
-    TemplateOptions,
+    Engine, EngineError, EngineOptions, Message, Prompt, Sampler, SamplingOptions, Scheduler,
+    SchedulerOptions, TemplateOptions,
 };
 
-use crate::support::{open, options};
+use crate::support::{open, options, path};
 
 const WAIT: Duration = Duration::from_secs(300);
 
@@ -228,6 +228,31 @@ fn answers_that_need_more_memory_than_there_is_take_turns() {
         assert_eq!(outcome.answers[&0], alone(&ask(seed)), "answer {seed}");
     }
     assert!(scheduler.stats().preempted > 0, "the test asks for more than there is: {:?}", scheduler.stats());
+}
+
+/// At the floor there is one state: what was saved in it goes on itself, where otherwise a copy would.
+#[test]
+fn one_state_is_enough_for_a_conversation() {
+    let engine = (20..200)
+        .find_map(|mib| {
+            let options = EngineOptions { sessions: Some(1), ram_bytes: Some(mib << 20), ..options() };
+            Engine::open(&path("models/demo"), &options, &mut |_, _| ()).ok()
+        })
+        .expect("a budget that is enough");
+    assert_eq!(engine.plan().n_states, 1);
+    let scheduler = Scheduler::start(engine, SchedulerOptions::default()).unwrap();
+    let mut tokens = Vec::new();
+    for turn in 1..4 {
+        let mut request = request(&scheduler, turn, 20, 8);
+        tokens.append(&mut request.prompt.tokens);
+        request.prompt.tokens = tokens.clone();
+        let (sink, events) = listen();
+        scheduler.submit(request, sink).unwrap();
+        let outcome = outcome(&events);
+        assert_eq!(outcome.failed, None, "turn {turn}");
+        assert!(turn == 1 || outcome.cached > 0, "turn {turn} goes on with the state of the one before");
+        tokens.extend(&outcome.answers[&0]);
+    }
 }
 
 fn snapshots(dir: &Path) -> Vec<PathBuf> {
