@@ -11,6 +11,7 @@ mod pull;
 mod pull_packed;
 mod replay;
 mod run;
+mod serve;
 mod trace;
 mod verify;
 
@@ -23,5 +24,6 @@ pub(crate) use plan::plan;
 pub(crate) use pull::pull;
 pub(crate) use replay::replay;
 pub(crate) use run::run;
+pub(crate) use serve::serve;
 pub(crate) use trace::trace;
 pub(crate) use verify::verify;

@@ -3,6 +3,7 @@
 mod hi;
 mod low;
 mod pack;
+mod serve;
 mod size;
 
 pub(crate) use hi::{
@@ -11,3 +12,4 @@ pub(crate) use hi::{
 };
 pub(crate) use low::LowArgs;
 pub(crate) use pack::PackCommand;
+pub(crate) use serve::{PromptCache, ServeOptions};

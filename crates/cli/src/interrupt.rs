@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context as _, Result};
 
@@ -18,20 +18,29 @@ pub(crate) struct Interrupt {
     /// An answer is being written, which the first Ctrl-C ends.
     is_armed: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
+    /// Who takes every Ctrl-C instead.
+    heir: Arc<OnceLock<Box<dyn Fn() + Send + Sync>>>,
 }
 
 impl Interrupt {
     /// Installs the handler; once in the life of the program.
     pub(crate) fn install() -> Result<Interrupt> {
-        let interrupt = Interrupt { is_armed: Arc::default(), stop: Arc::default() };
+        let interrupt = Interrupt { is_armed: Arc::default(), stop: Arc::default(), heir: Arc::default() };
         let seen = interrupt.clone();
         ctrlc::set_handler(move || {
-            if !seen.is_armed.load(Ordering::SeqCst) || seen.stop.swap(true, Ordering::SeqCst) {
+            if let Some(heir) = seen.heir.get() {
+                heir();
+            } else if !seen.is_armed.load(Ordering::SeqCst) || seen.stop.swap(true, Ordering::SeqCst) {
                 leave();
             }
         })
         .context("cannot install the handler of Ctrl-C")?;
         Ok(interrupt)
+    }
+
+    /// From now on Ctrl-C is for `heir` to deal with; once in the life of the program.
+    pub(crate) fn hand_over(&self, heir: impl Fn() + Send + Sync + 'static) {
+        let _ = self.heir.set(Box::new(heir));
     }
 
     /// Runs `work`, during which one Ctrl-C sets [`Interrupt::stop`] instead of ending the program.

@@ -38,6 +38,7 @@ fn run(args: LowArgs) -> Result<ExitCode> {
     match Mode::new(args)? {
         Mode::Run(options) => commands::run(options),
         Mode::Chat(options) => commands::chat(options),
+        Mode::Serve(options) => commands::serve(&options),
         Mode::Plan(options) => commands::plan(options),
         Mode::Inspect(options) => commands::inspect(options),
         Mode::Pull(flags) => commands::pull(flags),

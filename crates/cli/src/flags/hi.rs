@@ -17,11 +17,13 @@ use super::low::{
     LowPlan, LowPull, LowQuestion, LowReplay, LowRun, LowSampling, LowTalk, LowTrace,
 };
 use super::pack::PackCommand;
+use super::serve::ServeOptions;
 
 /// What the program shall do.
 pub(crate) enum Mode {
     Run(RunOptions),
     Chat(ChatOptions),
+    Serve(ServeOptions),
     Plan(PlanOptions),
     Inspect(InspectOptions),
     Pull(PullFlags),
@@ -164,6 +166,7 @@ impl Mode {
         Ok(match args.command {
             LowCommand::Run(LowRun { question, json }) => Mode::Run(RunOptions::new(question, json)?),
             LowCommand::Chat(chat) => Mode::Chat(ChatOptions::new(chat)?),
+            LowCommand::Serve(serve) => Mode::Serve(ServeOptions::new(serve)?),
             LowCommand::Plan(LowPlan { model, json, measure, engine }) => {
                 Mode::Plan(PlanOptions { model: model.model, engine: engine_options(engine)?, json, measure })
             }
@@ -355,7 +358,7 @@ impl From<LowSampling> for SamplingFlags {
     }
 }
 
-fn engine_options(low: LowEngine) -> Result<EngineOptions> {
+pub(super) fn engine_options(low: LowEngine) -> Result<EngineOptions> {
     Ok(EngineOptions {
         ram_bytes: low.ram,
         threads: low.threads,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::pack::{LowPack, LowPullPack, LowVerify};
+use super::serve::LowServe;
 use super::size::parse_size;
 
 /// Runs mixture-of-experts language models that are larger than memory: the experts stay on the SSD.
@@ -21,6 +22,8 @@ pub(crate) enum LowCommand {
     Run(LowRun),
     /// Talk to a model
     Chat(LowChat),
+    /// Answer over HTTP, in the words of OpenAI's and Anthropic's APIs
+    Serve(LowServe),
     /// Show what will be resident, cached and read, and how fast, without loading the model
     Plan(LowPlan),
     /// Show what a model's files hold
