@@ -97,3 +97,33 @@ CALLS = [
 for index, call in enumerate(CALLS):
     text = f"Hm.\n</think>\n\nLet me see.\n<tool_call>\n{call}\n</tool_call>\n</s>"
     write("tool_calls", str(index), bytes([index, 3]) + text.encode())
+
+USER = {"role": "user", "content": "What is the weather in Oslo?"}
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+SETTINGS = {"model": "m", "stream": True, "temperature": 0.5, "top_p": 0.9, "top_k": 20, "min_p": 0.1, "seed": 1, "stop": ["a"], "n": 2, "logit_bias": {"5": 1}}
+CHAT_CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": compact({"city": "Oslo"}).decode()}}
+REQUESTS = {
+    "chat_request": SETTINGS | {
+        "messages": [{"role": "system", "content": "s"}, USER, {"role": "assistant", "content": None, "tool_calls": [CHAT_CALL]},
+                     {"role": "tool", "tool_call_id": "c", "content": [{"type": "text", "text": "cold"}]}],
+        "tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": SCHEMA}}], "tool_choice": "auto", "logprobs": True,
+        "top_logprobs": 2, "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": SCHEMA}}, "stream_options": {"include_usage": True},
+        "chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "low", "max_completion_tokens": 5,
+    },
+    "completion_request": SETTINGS | {"prompt": ["a", [1, 2]], "max_tokens": 5, "logprobs": 2, "echo": False, "guided_choice": ["a", "b"]},
+    "response_request": SETTINGS | {
+        "instructions": "i", "input": [USER, {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "t"}]},
+                                       {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}, {"type": "function_call_output", "call_id": "c", "output": "o"}],
+        "tools": [{"type": "function", "name": "f", "parameters": SCHEMA}], "tool_choice": {"type": "function", "name": "f"}, "store": False,
+        "text": {"format": {"type": "text"}}, "reasoning": {"effort": "low"}, "include": ["message.output_text.logprobs"], "max_output_tokens": 5,
+    },
+    "message_request": SETTINGS | {
+        "max_tokens": 5, "system": [{"type": "text", "text": "s"}],
+        "messages": [USER, {"role": "assistant", "content": [{"type": "thinking", "thinking": "t", "signature": "x"}, {"type": "tool_use", "id": "c", "name": "f", "input": {"city": "Oslo"}}]},
+                     {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c", "content": [{"type": "text", "text": "cold"}]}, {"type": "text", "text": "x"}]}],
+        "tools": [{"name": "f", "description": "d", "input_schema": SCHEMA}], "tool_choice": {"type": "any"}, "thinking": {"type": "enabled", "budget_tokens": 1024},
+        "stop_sequences": ["a"],
+    },
+}
+for target, request in REQUESTS.items():
+    write(target, "full", compact(request))
