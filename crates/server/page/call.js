@@ -63,6 +63,7 @@ function stateText(call, message) {
   if (message.state === "running") return "being written";
   if (call.by === "page") return "ran in this page";
   if (call.by === "you") return "answered by you";
+  if (call.by === "nobody") return "not answered";
   return message.state === "done" ? "waits for your answer" : "not finished";
 }
 

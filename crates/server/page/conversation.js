@@ -1,7 +1,7 @@
 // The conversation: what is said, what is asked of the server, and the rounds of calls and results between two messages of a person.
 
 import { complete } from "./api.js";
-import { requestOf } from "./request.js";
+import { NOT_ANSWERED, requestOf } from "./request.js";
 import { runBuiltin } from "./tools.js";
 
 const MOST_ROUNDS = 16; // of calls that this page answers by itself, before a person is asked whether to go on
@@ -22,6 +22,10 @@ export class Conversation {
   }
 
   async send(text) {
+    const last = this.messages.at(-1);
+    for (const call of last?.calls ?? []) {
+      if (call.result === null) Object.assign(call, { result: NOT_ANSWERED, by: "nobody" });
+    }
     this.messages.push({ role: "user", content: text });
     await this.#run();
   }

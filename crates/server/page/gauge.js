@@ -37,11 +37,11 @@ export class Gauge {
       svg("svg", { class: "spark", viewBox: `0 0 ${KEPT - 1} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, this.area, this.line));
   }
 
-  /** A sample, null where there was nothing to measure: the number stays, the line has a gap at zero. */
+  /** A sample, null where there was nothing to measure: the number stays and the line has a gap. */
   add(sample) {
     const value = Number.isFinite(sample) ? sample : null;
     if (value !== null) this.value.textContent = this.text(value);
-    this.#samples.push(value ?? 0);
+    this.#samples.push(value);
     if (this.#samples.length > KEPT) this.#samples.shift();
     this.#draw();
   }
@@ -49,8 +49,14 @@ export class Gauge {
   #draw() {
     const top = this.top ?? Math.max(...this.#samples, Number.EPSILON);
     const first = KEPT - this.#samples.length;
-    const points = this.#samples.map((value, i) => `${first + i} ${(HEIGHT - 1 - (value / top) * (HEIGHT - 3)).toFixed(1)}`);
-    this.line.setAttribute("d", `M${points.join("L")}`);
-    this.area.setAttribute("d", `M${first} ${HEIGHT}L${points.join("L")}L${KEPT - 1} ${HEIGHT}Z`);
+    const runs = [[]]; // of points without a gap
+    this.#samples.forEach((value, i) => {
+      if (value === null) runs.push([]);
+      else runs.at(-1).push([first + i, HEIGHT - 1 - (value / top) * (HEIGHT - 3)]);
+    });
+    const drawn = runs.filter((run) => run.length > 0);
+    const path = (run) => run.map(([x, y]) => `${x} ${y.toFixed(1)}`).join("L");
+    this.line.setAttribute("d", drawn.map((run) => `M${path(run)}h0.01`).join(""));
+    this.area.setAttribute("d", drawn.map((run) => `M${run[0][0]} ${HEIGHT}L${path(run)}V${HEIGHT}Z`).join(""));
   }
 }

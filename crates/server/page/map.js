@@ -4,6 +4,7 @@ import { find } from "./dom.js";
 
 const RESIDENT = 0x80; // bit of a cell's byte; the other seven say how lately, 127 = just now
 const SMALLEST = 3; // pixels of a cell's side across the panel, below which layers go across instead
+const HEIGHT = 240; // pixels that the map takes where layers go down, if their cells are then neither tiny nor huge
 const MOST_CELLS = 1 << 20;
 
 export class ExpertMap {
@@ -51,7 +52,8 @@ export class ExpertMap {
     const columns = this.#isAcross ? this.#layers : this.#experts;
     const rows = this.#isAcross ? this.#experts : this.#layers;
     const cellWidth = width / columns;
-    const cellHeight = this.#isAcross ? Math.max(2, Math.round(Math.min(cellWidth, SMALLEST * ratio))) : Math.round(Math.min(Math.max(cellWidth, 4 * ratio), 14 * ratio));
+    const usual = this.#isAcross ? Math.max(2, Math.min(cellWidth, SMALLEST * ratio)) : Math.min(Math.max((HEIGHT * ratio) / rows, 4 * ratio), 12 * ratio);
+    const cellHeight = Math.round(usual);
     return { ratio, width, columns, rows, cellWidth, cellHeight };
   }
 

@@ -4,6 +4,9 @@ import { offered } from "./tools.js";
 
 const NUMBERS = ["temperature", "top_p", "top_k", "max_tokens", "seed"];
 
+/** What the model reads as the result of a call that nobody answered. */
+export const NOT_ANSWERED = '{"error": "not answered"}';
+
 export function requestOf(model, messages, settings) {
   const request = { model, messages: apiMessages(messages, settings.system) };
   for (const name of NUMBERS) {
@@ -27,14 +30,25 @@ function apiMessages(messages, system) {
       out.push({ role: "user", content: message.content });
       continue;
     }
-    if (!message.content && !message.calls.length) continue; // failed or stopped before the first word
+    const calls = message.calls.filter(isWhole);
+    if (!message.content && !calls.length) continue; // failed or stopped before the first word
     const said = { role: "assistant", content: message.content };
     if (message.reasoning) said.reasoning_content = message.reasoning;
-    if (message.calls.length) {
-      said.tool_calls = message.calls.map((c) => ({ id: c.id, type: "function", function: { name: c.name, arguments: c.arguments } }));
+    if (calls.length) {
+      said.tool_calls = calls.map((c) => ({ id: c.id, type: "function", function: { name: c.name, arguments: c.arguments } }));
     }
     out.push(said);
-    for (const c of message.calls) out.push({ role: "tool", tool_call_id: c.id, content: c.result ?? '{"error": "not answered"}' });
+    for (const c of calls) out.push({ role: "tool", tool_call_id: c.id, content: c.result ?? NOT_ANSWERED });
   }
   return out;
+}
+
+/** A call that was cut off in the middle is not sent again. */
+function isWhole(call) {
+  try {
+    JSON.parse(call.arguments);
+    return call.name !== "";
+  } catch {
+    return false;
+  }
 }
