@@ -1,4 +1,4 @@
-"""The official `anthropic` package: messages, as a stream and not, and counting tokens."""
+"""The official `anthropic` package: messages, as a stream and not, and counting tokens. The demo model is greedy of itself."""
 
 import json
 
@@ -18,7 +18,7 @@ def user(text):
 
 
 def ask(claude, text=CHAT, **fields):
-    return claude.messages.create(**{"model": "demo", "max_tokens": 200, "temperature": 0, "messages": user(text), **fields})
+    return claude.messages.create(**{"model": "demo", "max_tokens": 200, "messages": user(text), **fields})
 
 
 def uses(message):
@@ -42,7 +42,7 @@ def test_stream_says_the_same(claude):
     kinds = [event.type for event in ask(claude, stream=True)]
     assert kinds[0] == "message_start" and kinds[-2:] == ["message_delta", "message_stop"]
     assert kinds.count("content_block_start") == kinds.count("content_block_stop") == 1
-    with claude.messages.stream(model="demo", max_tokens=200, temperature=0, messages=user(CHAT)) as stream:
+    with claude.messages.stream(model="demo", max_tokens=200, messages=user(CHAT)) as stream:
         said = "".join(stream.text_stream)
         final = stream.get_final_message()
     assert said == whole.content[0].text == final.content[0].text
@@ -73,7 +73,7 @@ def test_parallel_and_streamed_uses(claude, tools):
         if event.type == "content_block_delta" and event.delta.type == "input_json_delta":
             parts[event.index] = parts.get(event.index, "") + event.delta.partial_json
     assert [json.loads(text) for text in parts.values()] == [{"city": "Lima"}, {"city": "Tokyo"}]
-    with claude.messages.stream(model="demo", max_tokens=200, temperature=0, messages=user(TWO_CITIES), tools=flat(tools)) as stream:
+    with claude.messages.stream(model="demo", max_tokens=200, messages=user(TWO_CITIES), tools=flat(tools)) as stream:
         final = stream.get_final_message()
     assert [use.input for use in uses(final)] == [{"city": "Lima"}, {"city": "Tokyo"}] and final.stop_reason == "tool_use"
 
@@ -127,7 +127,8 @@ def test_wrong_key():
     {"messages": [{"role": "wizard", "content": "hi"}]},
     {"max_tokens": 0},
     {"max_tokens": "many"},
-    {"temperature": -1},
+    {"extra_body": {"temperature": -1}},
+    {"extra_body": {"top_k": "all"}},
     {"tools": [{"name": "x"}]},
     {"tool_choice": {"type": "tool", "name": "missing"}},
 ], ids=lambda f: next(iter(f)))
