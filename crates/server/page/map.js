@@ -142,7 +142,7 @@ function palette() {
   const [absent, resident, picked] = ["absent", "resident", "picked"].map(of);
   return Array.from({ length: 256 }, (_, byte) => {
     const base = byte & RESIDENT ? resident : absent;
-    const lately = ((byte & 0x7f) / 127) ** 4; // else a small model glows all over
+    const lately = ((byte & 0x7f) / 127) ** 12; // bright for some ten tokens; else a small model glows all over
     const mixed = base.map((channel, i) => Math.round(channel + (picked[i] - channel) * lately));
     return `rgb(${mixed.join(" ")})`;
   });
