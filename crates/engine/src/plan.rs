@@ -1,13 +1,21 @@
 //! What will be resident, cached and read, decided before a weight is loaded.
 
+mod choices;
+mod comfort;
+mod display;
+
 use flashmill_checkpoint::Checkpoint;
-use flashmill_model::{Footprint, MAX_SEQUENCES, ModelOptions};
+use flashmill_model::{Footprint, ModelOptions};
 use flashmill_store::{ReaderKind, StoreOptions};
 use serde::Serialize;
 
 use crate::cost::{self, Prediction, Workload};
 use crate::machine;
 use crate::{EngineError, EngineOptions};
+
+pub use choices::Choice;
+use comfort::COMFORTS;
+pub use display::human_bytes;
 
 /// Share of the memory that may be used which is taken if the user names no number.
 const DEFAULT_RAM_SHARE: f64 = 0.8;
@@ -21,12 +29,6 @@ const DEFAULT_CONTEXT: usize = 16384;
 /// Prompt tokens of one forward pass, from the best down. A pass uses each expert once for all its tokens, so a longer one reads and
 /// unpacks less for each; beyond the first there is little left to gain.
 const CHUNKS: [usize; 3] = [2048, 1024, 512];
-
-/// The activations of a longer chunk than the shortest take at most this part of what slots, KV cache and activations share.
-const ACTIVATION_PART: u64 = 8;
-
-/// States of sequences, the running one included: the others are saved prefixes.
-const DEFAULT_STATES: usize = 4;
 
 /// Answers that share the KV pages of a full context, from the second one on.
 const SESSIONS_PER_CONTEXT: usize = 4;
@@ -80,49 +82,6 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The same plan with the predictions of a profile that was measured since, in a process that measuring may have made larger.
-    pub(crate) fn again(
-        &self,
-        checkpoint: &Checkpoint,
-        options: &EngineOptions,
-    ) -> Result<Plan, EngineError> {
-        Plan::make(checkpoint, options, self.process_bytes)
-    }
-
-    /// The plans at the floor, within the budget, and with every expert resident, with each reader that was measured: what a user can
-    /// choose between.
-    pub(crate) fn choices(
-        &self,
-        checkpoint: &Checkpoint,
-        options: &EngineOptions,
-    ) -> Result<Vec<Choice>, EngineError> {
-        let with = |ram_bytes: u64, reader: ReaderKind| {
-            let options = EngineOptions { ram_bytes: Some(ram_bytes), reader, ..options.clone() };
-            Plan::make(checkpoint, &options, self.process_bytes)
-        };
-        // More than any machine has, less than any sum of sizes overflows with.
-        let ceiling = with(1 << 56, options.reader)?.used_bytes();
-        let measured = |reader: &ReaderKind| {
-            options.profile.as_ref().is_some_and(|profile| profile.disk.contains_key(&reader.to_string()))
-        };
-        let mut readers: Vec<ReaderKind> = ReaderKind::ALL.into_iter().filter(measured).collect();
-        if readers.is_empty() {
-            readers.push(options.reader);
-        }
-        let mut choices = Vec::new();
-        for (name, ram_bytes) in [("floor", self.floor_bytes), ("budget", self.ram_bytes)] {
-            for &reader in &readers {
-                choices.push(Choice { name, reader, plan: with(ram_bytes, reader)? });
-            }
-        }
-        choices.push(Choice {
-            name: "ceiling",
-            reader: options.reader,
-            plan: with(ceiling, options.reader)?,
-        });
-        Ok(choices)
-    }
-
     /// Fits the model beside `process_bytes` into the budget: first the floor, then a comfortable context, chunk and saved prefixes, then slots.
     pub(crate) fn make(
         checkpoint: &Checkpoint,
@@ -255,63 +214,9 @@ impl Plan {
     }
 }
 
-/// A plan that a user can choose.
-#[derive(Clone, Debug, Serialize)]
-pub struct Choice {
-    /// `floor`, `budget` or `ceiling`.
-    pub name: &'static str,
-    /// How experts are read.
-    #[serde(serialize_with = "as_text")]
-    pub reader: ReaderKind,
-    /// What it takes and does.
-    pub plan: Plan,
-}
-
-fn as_text<S: serde::Serializer>(reader: &ReaderKind, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(reader)
-}
-
 /// The process as it is now, and a margin for what has not happened yet.
 pub(crate) fn process_bytes() -> u64 {
     machine::rss_bytes().unwrap_or(32 << 20) + MARGIN_BYTES
-}
-
-/// How generous context, chunk and saved prefixes are; tried from the best down.
-struct Comfort {
-    divisor: usize,
-    n_states: usize,
-}
-
-const COMFORTS: [Comfort; 6] = [
-    Comfort { divisor: 1, n_states: DEFAULT_STATES },
-    Comfort { divisor: 2, n_states: DEFAULT_STATES },
-    Comfort { divisor: 4, n_states: 3 },
-    Comfort { divisor: 8, n_states: 2 },
-    Comfort { divisor: 16, n_states: 1 },
-    Comfort { divisor: 64, n_states: 1 },
-];
-
-impl Comfort {
-    fn is_least(&self) -> bool {
-        self.divisor == COMFORTS[COMFORTS.len() - 1].divisor
-    }
-
-    /// Answers at once: fewer where memory is scarce.
-    fn sessions(&self, options: &EngineOptions) -> usize {
-        (options.sessions.unwrap_or(1) / self.divisor).clamp(1, MAX_SEQUENCES)
-    }
-
-    /// Whether enough of `room`, which is the budget without process and trunk, is left to slots: unless all bundles fit anyway, comfort
-    /// may take a quarter, and the activations of a chunk that could be shorter a part of it.
-    fn is_affordable(&self, footprint: &Footprint, room: u64, shortest_chunk: bool) -> bool {
-        let extra = footprint.resident_bytes() - footprint.trunk_bytes;
-        let chunk = shortest_chunk || footprint.work_bytes <= room / ACTIVATION_PART;
-        fits_whole(footprint, room) || chunk && (self.is_least() || extra <= room / 4)
-    }
-}
-
-fn fits_whole(footprint: &Footprint, room: u64) -> bool {
-    footprint.resident_bytes() - footprint.trunk_bytes + footprint.slot_ceiling_bytes <= room
 }
 
 /// The ceiling of memory, and a word on where it comes from.
@@ -323,64 +228,6 @@ fn ram(options: &EngineOptions) -> (u64, String) {
             ((limit.bytes as f64 * DEFAULT_RAM_SHARE) as u64, format!("80 % of the {}", limit.source))
         }
     }
-}
-
-impl std::fmt::Display for Plan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut row = |what: &str, bytes: u64, note: &str| {
-            let line = format!("{what:<22}{:>11}  {note}", human_bytes(bytes));
-            writeln!(f, "{}", line.trim_end())
-        };
-        row("budget", self.ram_bytes, &self.ram_source)?;
-        row("  process", self.process_bytes, "code, tokenizer, stacks")?;
-        row("  trunk", self.trunk_bytes, "resident: weights that every token uses")?;
-        row("  KV cache", self.kv_bytes, &format!("{} positions", self.context))?;
-        row(
-            "  states",
-            self.state_bytes,
-            &format!("{} sequences, saved prefixes included; {} run at once", self.n_states, self.sessions),
-        )?;
-        row("  activations", self.work_bytes, &format!("prompt chunks of {} tokens", self.chunk))?;
-        let share = format!("cache: holds {:.1} % of the experts", 100.0 * self.resident_share);
-        row("  expert slots", self.slot_bytes, &share)?;
-        row("  unused", self.ram_bytes.saturating_sub(self.used_bytes()), "")?;
-        row("floor", self.floor_bytes, "the least --ram with this context")?;
-        row("experts on disk", self.bundle_bytes, "read when the router picks them")?;
-        let read = (self.expert_bytes_per_token as f64 * (1.0 - self.resident_share)) as u64;
-        row("read per token", read, "if picks were uniform; repeats make it less")?;
-        row(
-            "used per token",
-            self.expert_bytes_per_token,
-            &format!("{} experts a layer", self.experts_per_token),
-        )?;
-        write!(f, "backend               {}", self.backend)?;
-        let Some(predicted) = &self.predicted else { return Ok(()) };
-        write!(
-            f,
-            "\npredicted             {:>7.1} tok/s  answer, if {:.0} % of the picks hit: {} read for a token",
-            predicted.decode_tok_per_s,
-            100.0 * predicted.hit_rate,
-            human_bytes(predicted.bytes_per_token as u64)
-        )?;
-        write!(
-            f,
-            "\n                      {:>7.1} tok/s  prompt of {} tokens",
-            predicted.prefill_tok_per_s,
-            cost::PROMPT
-        )
-    }
-}
-
-/// A size for people: `1.5 GiB`.
-pub fn human_bytes(bytes: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
 #[cfg(test)]
@@ -412,13 +259,5 @@ mod tests {
             longest = narrow.chunk;
         }
         assert!(longest < wide.chunk, "a small budget gets short chunks");
-    }
-
-    #[test]
-    fn sizes_for_people() {
-        assert_eq!(human_bytes(0), "0 B");
-        assert_eq!(human_bytes(1023), "1023 B");
-        assert_eq!(human_bytes(1536), "1.5 KiB");
-        assert_eq!(human_bytes(217 << 30), "217.0 GiB");
     }
 }
