@@ -1,5 +1,7 @@
 //! A plan as text.
 
+use flashmill_model::Prefetch;
+
 use super::Plan;
 use crate::cost;
 
@@ -31,7 +33,13 @@ impl std::fmt::Display for Plan {
             self.expert_bytes_per_token,
             &format!("{} experts a layer", self.experts_per_token),
         )?;
-        write!(f, "backend               {}", self.backend)?;
+        writeln!(f, "backend               {}", self.backend)?;
+        let note = match self.model.prefetch {
+            // No measurement of docs/EXPERIMENTS.md has it pay, so that no plan chooses it.
+            Prefetch::Off => "what it would read in vain costs what it gains",
+            Prefetch::Router | Prefetch::Router2 => "by --prefetch",
+        };
+        write!(f, "prefetch              {} ({note})", self.model.prefetch)?;
         let Some(predicted) = &self.predicted else { return Ok(()) };
         write!(
             f,
