@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """flashmill beside llama.cpp on one machine and one GGUF file: medians of alternating runs, and their ratio.
 
-usage: compare.py [--model FILE.gguf] [--shape 35b] [--layers N] [--memory 8G] [--prompts 512,2048] [--decode 64] [--rounds 3]
+usage: compare.py [--model FILE.gguf] [--shape 35b] [--layers N] [--memory 8G] [--ram 21500M] [--prompts 512,2048] [--decode 64] [--rounds 3]
 
 Without --model a synthetic file of the shape (Q4_K) is written, used and removed. --memory runs both in a control group of that size, page
-cache included (needs root; cgroup v1). llama.cpp is llama-cpp-python from PyPI, built natively into a virtual environment beside
-this script, once. Needs cargo, Python 3.10, a C++ compiler.
+cache included (needs root; cgroup v1). --ram is flashmill's own ceiling, 80 % of what is free if not given. llama.cpp is llama-cpp-python
+from PyPI, built natively into a virtual environment beside this script, once. Needs cargo, Python 3.10, a C++ compiler.
 """
 import argparse
 import json
@@ -67,6 +67,7 @@ def measure(options, model, release, python, prompt):
     """Alternating runs of one length of prompt."""
     flashmill = [str(release / "flashmill"), "bench", str(model), "--json", "--contexts", "0", "--prompt-tokens", str(prompt),
                  "--decode-tokens", str(options.decode), "--threads", str(options.threads)]
+    flashmill += ["--ram", options.ram] if options.ram else []
     llama = [python, str(HERE / "time_llama.py"), str(model), str(prompt), str(options.decode if not options.memory else min(options.decode, 8)),
              str(options.threads)] + (["--mapped"] if options.memory else [])
     runs = {"flashmill": [], "llama.cpp": []}
@@ -90,6 +91,7 @@ def main():
     parser.add_argument("--shape", default="35b")
     parser.add_argument("--layers", default="")
     parser.add_argument("--memory", type=size, default=0)
+    parser.add_argument("--ram", help="the budget that flashmill is given")
     parser.add_argument("--prompts", type=lambda text: [int(n) for n in text.split(",")], default=[512, 2048])
     parser.add_argument("--decode", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)

@@ -7,8 +7,8 @@ mod serve;
 mod size;
 
 pub(crate) use hi::{
-    BenchFlags, ChatOptions, InspectOptions, LogitsOptions, Mode, PlanOptions, PullFlags, ReplayOptions,
-    RunOptions, Slots, Subject, TalkOptions, TraceOptions,
+    BenchFlags, ChatOptions, Format, InspectOptions, LogitsOptions, Mode, PlanOptions, PullFlags,
+    ReplayOptions, RunOptions, Slots, Subject, TalkOptions, TraceOptions,
 };
 pub(crate) use low::LowArgs;
 pub(crate) use pack::PackCommand;

@@ -102,9 +102,20 @@ pub(crate) enum Subject {
     /// Random weights, to be written below `dir`.
     Synthetic {
         options: SyntheticOptions,
-        gguf: bool,
+        format: Format,
         dir: PathBuf,
     },
+}
+
+/// How random weights are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    /// One GGUF file, in Q4_K.
+    Gguf,
+    /// MLX's affine groups.
+    Mlx,
+    /// The same in the packed form.
+    Packed,
 }
 
 /// Record routing.
@@ -212,7 +223,12 @@ impl BenchFlags {
                     bail!("--bits {}: must be 2, 3, 4, 5, 6 or 8", low.bits);
                 }
                 let options = SyntheticOptions { shape, bits: low.bits, group: 64, seed: 1 };
-                Subject::Synthetic { options, gguf: low.format == LowFormat::Gguf, dir: low.dir }
+                let format = match low.format {
+                    LowFormat::Gguf => Format::Gguf,
+                    LowFormat::Mlx => Format::Mlx,
+                    LowFormat::Packed => Format::Packed,
+                };
+                Subject::Synthetic { options, format, dir: low.dir }
             }
             None => Subject::Model(low.model),
         };

@@ -170,10 +170,10 @@ pub(crate) struct LowBench {
     /// Layers of a shape; all of them if not given
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub(crate) layers: Option<usize>,
-    /// How a shape's weights are stored: a GGUF file in Q4_K, or MLX's affine groups of 64
+    /// How a shape's weights are stored: a GGUF file in Q4_K, MLX's affine groups of 64, or those in the packed form
     #[arg(long, value_name = "FORMAT", default_value = "gguf")]
     pub(crate) format: LowFormat,
-    /// Bits of a shape's weights in MLX's format
+    /// Bits of a shape's weights in MLX's format or the packed form
     #[arg(long, value_name = "N", default_value = "4")]
     pub(crate) bits: usize,
     /// Where a shape's weights are written
@@ -328,6 +328,7 @@ pub(crate) enum LowBackend {
 pub(crate) enum LowFormat {
     Gguf,
     Mlx,
+    Packed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

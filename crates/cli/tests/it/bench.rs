@@ -18,6 +18,10 @@ fn a_bench_of_the_demo_model_fills_every_field() {
     let rows = report["rows"].as_array().expect("rows");
     let contexts: Vec<_> = rows.iter().map(|row| (row["context"].as_u64(), row["cold"].as_bool())).collect();
     assert_eq!(contexts, [(Some(0), Some(true)), (Some(0), Some(false)), (Some(100), Some(false))]);
+    for row in rows {
+        assert!(row["disk_gb_per_s"].as_f64().is_some_and(|speed| speed > 0.0), "{row:#}");
+        assert!(row["disk_idle_share"].as_f64().is_some_and(|share| (0.0..1.0).contains(&share)), "{row:#}");
+    }
     let svg = std::fs::read_to_string(&chart).expect("a chart");
     assert_eq!((svg.matches("<rect").count(), svg.trim_end().ends_with("</svg>")), (6, true));
 }
@@ -25,7 +29,7 @@ fn a_bench_of_the_demo_model_fills_every_field() {
 #[test]
 fn a_shape_is_written_measured_and_removed() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    for format in ["mlx", "gguf"] {
+    for format in ["mlx", "gguf", "packed"] {
         let line = format!(
             "bench 35b --layers 1 --format {format} --contexts 0 --prompt-tokens 3 -n 2 --routing uniform"
         );

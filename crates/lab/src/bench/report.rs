@@ -105,10 +105,16 @@ pub struct Row {
     pub read_us_p99: u64,
     /// Time for which decoding waited for reads.
     pub wait_ms_per_token: f64,
+    /// Bytes from the device while at least one read of a decoded token was in flight.
+    pub disk_gb_per_s: f64,
+    /// Share of the time of decoding with nothing in flight, 0 to 1.
+    pub disk_idle_share: f64,
     /// Bytes of weights and state that a decoded token touches.
     pub active_bytes_per_token: u64,
     /// Where the time of a decoded token went.
     pub parts: Vec<PartTime>,
+    /// Where the time of a prompt token went.
+    pub prompt_parts: Vec<PartTime>,
     /// What the plan's formula says of this row, with the machine as measured in the same run; none where that was not possible.
     pub predicted: Option<Prediction>,
 }
@@ -118,7 +124,7 @@ pub struct Row {
 pub struct PartTime {
     /// Its name.
     pub part: String,
-    /// Of one decoded token.
+    /// Of one token.
     pub ms_per_token: f64,
 }
 
@@ -201,12 +207,12 @@ impl BenchReport {
             ),
         );
         line("load", format!("{load_seconds:.2} s"));
-        text += "\n context  prompt tok/s  decode tok/s  read/token   hits  read p50/p99 ms  wait ms  memory GB/s  of peak\n";
+        text += "\n context  prompt tok/s  decode tok/s  read/token   hits  read p50/p99 ms  wait ms  in flight GB/s    idle  memory GB/s  of peak\n";
         for row in &self.rows {
             let gb = row.active_bytes_per_token as f64 * row.decode_tok_per_s / 1e9;
             let _ = writeln!(
                 text,
-                "{:>8}  {:>12.1}  {:>12.2}  {:>10} {:>5.1}%  {:>15}  {:>7.1}  {gb:>11.1}  {:>5.1} %",
+                "{:>8}  {:>12.1}  {:>12.2}  {:>10} {:>5.1}%  {:>15}  {:>7.1}  {:>14.2}  {:>4.0} %  {gb:>11.1}  {:>5.1} %",
                 if row.cold { format!("{} cold", row.context) } else { row.context.to_string() },
                 row.prefill_tok_per_s,
                 row.decode_tok_per_s,
@@ -214,6 +220,8 @@ impl BenchReport {
                 100.0 * row.hit_rate,
                 format!("{:.1} / {:.1}", row.read_us_p50 as f64 / 1e3, row.read_us_p99 as f64 / 1e3),
                 row.wait_ms_per_token,
+                row.disk_gb_per_s,
+                100.0 * row.disk_idle_share,
                 100.0 * gb / self.peaks.memory_gb_per_s,
             );
         }
@@ -232,13 +240,18 @@ impl BenchReport {
                 row.decode_tok_per_s / predicted.decode_tok_per_s,
             );
         }
-        text += "\nms of a decoded token\n";
-        for row in &self.rows {
-            let _ = write!(text, "{:>8} ", row.context);
-            for part in row.parts.iter().filter(|part| part.ms_per_token > 0.0) {
-                let _ = write!(text, " {} {:.2}", part.part, part.ms_per_token);
+        for (what, parts) in [
+            ("decoded", (|row| &row.parts) as fn(&Row) -> &Vec<PartTime>),
+            ("prompt", |row| &row.prompt_parts),
+        ] {
+            let _ = writeln!(text, "\nms of a {what} token");
+            for row in &self.rows {
+                let _ = write!(text, "{:>8} ", row.context);
+                for part in parts(row).iter().filter(|part| part.ms_per_token > 0.0) {
+                    let _ = write!(text, " {} {:.2}", part.part, part.ms_per_token);
+                }
+                text.push('\n');
             }
-            text.push('\n');
         }
         text
     }
