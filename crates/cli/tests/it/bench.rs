@@ -19,8 +19,10 @@ fn a_bench_of_the_demo_model_fills_every_field() {
     let contexts: Vec<_> = rows.iter().map(|row| (row["context"].as_u64(), row["cold"].as_bool())).collect();
     assert_eq!(contexts, [(Some(0), Some(true)), (Some(0), Some(false)), (Some(100), Some(false))]);
     for row in rows {
-        assert!(row["disk_gb_per_s"].as_f64().is_some_and(|speed| speed > 0.0), "{row:#}");
-        assert!(row["disk_idle_share"].as_f64().is_some_and(|share| (0.0..1.0).contains(&share)), "{row:#}");
+        let number = |name: &str| row[name].as_f64().unwrap_or_else(|| panic!("no {name}: {row:#}"));
+        assert_eq!(number("disk_gb_per_s") > 0.0, number("bytes_per_token") > 0.0, "{row:#}");
+        assert!((0.0..=1.0).contains(&number("disk_idle_share")), "{row:#}");
+        assert!(row["prompt_parts"].as_array().is_some_and(|parts| parts.len() == 8), "{row:#}");
     }
     let svg = std::fs::read_to_string(&chart).expect("a chart");
     assert_eq!((svg.matches("<rect").count(), svg.trim_end().ends_with("</svg>")), (6, true));
