@@ -6,7 +6,7 @@ use std::sync::Arc;
 use flashmill_checkpoint::Checkpoint;
 use flashmill_model::Model;
 
-use crate::identity;
+use crate::identity::Identity;
 use crate::opening::Opening;
 use crate::plan::{self, Choice, Plan};
 use crate::sampling::GenerationDefaults;
@@ -21,7 +21,7 @@ pub struct Engine {
     plan: Plan,
     model: Model,
     opening: Opening,
-    identity: u128,
+    identity: Identity,
 }
 
 impl Engine {
@@ -69,7 +69,7 @@ impl Engine {
             (text, plan, model)
         };
         opening.end();
-        let identity = identity::of(&checkpoint, &plan, options);
+        let identity = Identity::new(&checkpoint, &plan, options);
         Ok(Engine { text: Arc::new(text), plan, model, opening, identity })
     }
 
@@ -124,9 +124,9 @@ impl Engine {
     }
 
     /// What a state's bits depend on besides its tokens: the model's files and the settings. Equal numbers mean that states can be
-    /// exchanged.
-    pub(crate) fn identity(&self) -> u128 {
-        self.identity
+    /// exchanged. Fails if a file of the model cannot be read.
+    pub(crate) fn identity(&self) -> std::io::Result<u128> {
+        self.identity.hash()
     }
 
     /// The model, for statistics.

@@ -46,14 +46,30 @@ struct History {
 
 const ONLY_IN_PROMPT: u32 = u32::MAX;
 
+/// At this temperature a token whose logit is 0.01 lower has no probability left; dividing by less could give infinity.
+const COLDEST: f32 = 1e-4;
+
+/// Settings can push a logit beyond all numbers; differences of bounded ones stay numbers.
+fn bounded(logit: f32) -> f32 {
+    logit.clamp(-1e30, 1e30)
+}
+
 impl Sampler {
+    /// Whether [`Sampler::new`] would take these settings; makes nothing.
+    pub fn check(options: &SamplingOptions, n_vocab: usize) -> Result<(), EngineError> {
+        options.check()?;
+        match options.logit_bias.iter().find(|&&(id, _)| id as usize >= n_vocab) {
+            None => Ok(()),
+            Some(&(id, _)) => {
+                let expected = "ids of the model's vocabulary";
+                Err(EngineError::SamplingOption { name: "logit_bias", value: id.into(), expected })
+            }
+        }
+    }
+
     /// A sampler for a tokenizer with ids below `n_vocab`.
     pub fn new(options: SamplingOptions, n_vocab: usize) -> Result<Sampler, EngineError> {
-        options.check()?;
-        if let Some(&(id, _)) = options.logit_bias.iter().find(|&&(id, _)| id as usize >= n_vocab) {
-            let expected = "ids of the model's vocabulary";
-            return Err(EngineError::SamplingOption { name: "logit_bias", value: id.into(), expected });
-        }
+        Sampler::check(&options, n_vocab)?;
         let seed = options.seed.unwrap_or_else(Rng::fresh_seed);
         let mut sampler = Sampler {
             seed,
@@ -142,16 +158,17 @@ impl Sampler {
         self.adjusted.extend_from_slice(logits);
         for &(id, bias) in &self.options.logit_bias {
             if let Some(logit) = self.adjusted.get_mut(id as usize) {
-                *logit += bias;
+                *logit = bounded(*logit + bias);
             }
         }
         for &id in &self.history.seen {
             let Some(logit) = self.adjusted.get_mut(id as usize) else { continue };
             let penalty = self.options.repetition_penalty;
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            *logit = bounded(if *logit > 0.0 { *logit / penalty } else { *logit * penalty });
             let count = self.history.counts[id as usize];
             if count != ONLY_IN_PROMPT {
-                *logit -= self.options.presence_penalty + self.options.frequency_penalty * count as f32;
+                let penalty = self.options.presence_penalty + self.options.frequency_penalty * count as f32;
+                *logit = bounded(*logit - penalty);
             }
         }
     }
@@ -169,7 +186,7 @@ impl Sampler {
     }
 
     fn choose(&mut self, logits: &[f32]) -> u32 {
-        if self.options.temperature == 0.0 || self.options.top_k == 1 {
+        if self.options.temperature <= COLDEST || self.options.top_k == 1 {
             return select::argmax(logits);
         }
         let u = self.rng.next_f64();

@@ -214,6 +214,18 @@ impl Model {
         &self.timing
     }
 
+    /// Pages that at least one of the states uses: what could not be had without them.
+    pub fn pages_of<'a>(&self, states: impl Iterator<Item = &'a State>) -> usize {
+        let pages: std::collections::BTreeSet<u32> =
+            states.flat_map(|state| &state.pages).map(|page| page.0).collect();
+        pages.len()
+    }
+
+    /// Pages in all.
+    pub fn n_all_pages(&self) -> usize {
+        self.options.n_pages()
+    }
+
     /// States and pages that nobody uses.
     pub fn free(&self) -> Free {
         self.pool.free()

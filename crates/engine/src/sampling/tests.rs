@@ -312,3 +312,32 @@ proptest! {
         prop_assert_eq!(found, order);
     }
 }
+
+/// Settings at the edge of what a number holds choose some token, and do not end the program.
+#[test]
+fn settings_at_the_edge_of_numbers() {
+    let logits: Vec<f32> = (0..3000).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
+    let plain = SamplingOptions { top_p: 0.5, seed: Some(1), ..SamplingOptions::plain() };
+    for options in [
+        SamplingOptions { temperature: 1e-40, ..plain.clone() },
+        SamplingOptions { temperature: f32::MAX, ..plain.clone() },
+        SamplingOptions { repetition_penalty: 1e-40, ..plain.clone() },
+        SamplingOptions { repetition_penalty: f32::MAX, ..plain.clone() },
+        SamplingOptions { frequency_penalty: -3e38, presence_penalty: 3e38, ..plain.clone() },
+        SamplingOptions { frequency_penalty: 3e38, presence_penalty: 3e38, ..plain.clone() },
+        SamplingOptions { logit_bias: vec![(5, 3e38), (5, 3e38), (6, -3e38)], ..plain.clone() },
+        SamplingOptions {
+            logit_bias: vec![(5, 3e38)],
+            frequency_penalty: 3e38,
+            repetition_penalty: 1e-40,
+            ..plain.clone()
+        },
+    ] {
+        let mut sampler = Sampler::new(options.clone(), logits.len()).unwrap();
+        sampler.start(&[5, 6, 7]);
+        for _ in 0..50 {
+            let id = sampler.sample(&logits).unwrap();
+            assert!((id as usize) < logits.len(), "{options:?}");
+        }
+    }
+}

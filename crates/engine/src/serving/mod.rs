@@ -169,7 +169,6 @@ impl Ticket {
 /// A request on its way to the worker.
 pub(crate) struct Job {
     pub(crate) request: Request,
-    pub(crate) sampler: Sampler,
     pub(crate) sink: Sink,
     pub(crate) cancelled: Arc<AtomicBool>,
     pub(crate) arrived: Instant,
@@ -187,6 +186,10 @@ pub(crate) struct Shared {
     pub(crate) plan: Plan,
     pub(crate) queue: queue::Queue,
     pub(crate) board: stats::Board,
+    /// Ids that the tokenizer knows and the model has a row for.
+    pub(crate) n_vocab: usize,
+    /// The grace of the end has passed: passes stop where they are.
+    pub(crate) is_over: AtomicBool,
     worker: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -211,11 +214,14 @@ impl Scheduler {
             plan: engine.plan().clone(),
             queue: queue::Queue::new(options.max_queue),
             board: stats::Board::default(),
+            n_vocab: engine.tokenizer().n_vocab().min(engine.model().spec().vocab_size),
+            is_over: AtomicBool::new(false),
             worker: std::sync::Mutex::new(None),
         });
         let disk = match options.snapshot_dir {
             Some(dir) if options.snapshot_bytes > 0 => {
-                let disk = Disk::open(&dir, engine.identity(), options.snapshot_bytes);
+                let disk =
+                    engine.identity().and_then(|identity| Disk::open(&dir, identity, options.snapshot_bytes));
                 Some(disk.map_err(|source| EngineError::Snapshots { dir, source })?)
             }
             _ => None,
@@ -255,7 +261,7 @@ impl Scheduler {
         if n_tokens > context {
             return Err(EngineError::PromptTooLong { n_tokens, context }.into());
         }
-        let n_vocab = self.text().tokenizer().n_vocab();
+        let n_vocab = self.shared.n_vocab;
         if let Some(&token) = request.prompt.tokens.iter().find(|&&token| token as usize >= n_vocab) {
             return Err(EngineError::UnknownToken { token, n_vocab }.into());
         }
@@ -263,10 +269,10 @@ impl Scheduler {
         if request.n == 0 || request.n > sessions {
             return Err(EngineError::TooManyAnswers { n: request.n, sessions }.into());
         }
-        let sampler = Sampler::new(request.sampling.clone(), n_vocab)?;
+        Sampler::check(&request.sampling, n_vocab)?;
         let cancelled = Arc::new(AtomicBool::new(false));
         let ticket = Ticket { cancelled: Arc::clone(&cancelled) };
-        let job = Job { request, sampler, sink, cancelled, arrived: Instant::now() };
+        let job = Job { request, sink, cancelled, arrived: Instant::now() };
         let pace = self.shared.board.seconds_per_request() / sessions as f64;
         self.shared.queue.push(job, pace)?;
         Ok(ticket)
@@ -284,12 +290,24 @@ impl Scheduler {
         self.shared.board.experts()
     }
 
+    /// The thread that owns the model runs: requests can be answered.
+    pub fn is_working(&self) -> bool {
+        self.shared.queue.deadline().is_none()
+    }
+
     /// No new requests from now on; those that wait fail, those that run go on until they are done or `grace` has passed. Returns when
     /// the thread has ended.
     pub fn shutdown(&self, grace: Duration) {
-        self.shared.queue.end(Instant::now() + grace);
+        let deadline = Instant::now() + grace;
+        self.shared.queue.end(deadline);
         let thread = self.shared.worker.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
         if let Some(thread) = thread {
+            while !thread.is_finished() {
+                if Instant::now() >= deadline {
+                    self.shared.is_over.store(true, Ordering::Relaxed);
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
             // A worker that panicked has nothing left to wait for; its panic was printed by the thread itself.
             let _ = thread.join();
         }

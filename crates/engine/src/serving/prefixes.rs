@@ -1,5 +1,6 @@
 //! States after the beginnings of prompts: in memory, and behind that on disk.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use flashmill_model::{Model, ModelError, State};
@@ -23,6 +24,8 @@ const MAX_PENDING: usize = 4;
 pub(crate) struct Saved {
     pub(crate) tokens: Vec<u32>,
     pub(crate) state: State,
+    /// It shall get to the disk; not there yet, as far as is known.
+    to_disk: Cell<bool>,
 }
 
 /// Saved states, the longest unused first to go.
@@ -58,6 +61,10 @@ impl Prefixes {
             Some(saved) => {
                 self.stats.ram_hits += 1;
                 self.touch(&saved);
+                self.write_later(&saved);
+                if let Some(disk) = &mut self.disk {
+                    disk.note_use(&saved.tokens);
+                }
                 match self.make_room(model, |model| model.fork(&saved.state)) {
                     Err(EngineError::Model(ModelError::NoFreeState { .. })) => self.take(saved, model),
                     made => made,
@@ -82,25 +89,31 @@ impl Prefixes {
     /// Saves a copy of a state that goes on, if there is room beside the running ones;
     /// `to_disk`: for later processes too.
     pub(crate) fn save_copy(&mut self, model: &mut Model, tokens: &[u32], state: &State, to_disk: bool) {
-        if self.is_known(tokens) {
+        if let Some(saved) = self.find(tokens) {
+            saved.to_disk.set(saved.to_disk.get() || to_disk);
+            self.write_later(&saved);
             return;
         }
-        if let Ok(copy) = self.make_room(model, |model| model.fork(state)) {
-            self.save(tokens, copy, to_disk);
+        // What is on its way to the disk is not given up for a copy.
+        loop {
+            match model.fork(state) {
+                Ok(copy) => return self.save(tokens, copy, to_disk),
+                Err(_) if self.give_up_unwritten() => {}
+                Err(_) => return,
+            }
         }
     }
 
     /// Saves a state that nobody needs any more.
     pub(crate) fn save_last(&mut self, tokens: &[u32], state: State) {
-        if !tokens.is_empty() && !self.is_known(tokens) {
+        if !tokens.is_empty() && self.find(tokens).is_none() {
             self.save(tokens, state, false);
         }
     }
 
     /// Gives up the saved state that has not been used for longest. `false` if there is none whose memory comes free.
     pub(crate) fn give_up_one(&mut self) -> bool {
-        if let Some(at) = self.saved.iter().position(|saved| Rc::strong_count(saved) == 1) {
-            self.saved.remove(at);
+        if self.give_up_unwritten() {
             return true;
         }
         // All that are left are on their way to the disk.
@@ -108,6 +121,12 @@ impl Prefixes {
             return self.give_up_one();
         }
         false
+    }
+
+    /// The same, of those that are not on their way to the disk.
+    fn give_up_unwritten(&mut self) -> bool {
+        let free = self.saved.iter().position(|saved| Rc::strong_count(saved) == 1);
+        free.map(|at| self.saved.remove(at)).is_some()
     }
 
     /// Writes a slice of what is on its way to the disk. `false` if there is nothing.
@@ -168,6 +187,10 @@ impl Prefixes {
     /// A saved state itself, where there is no room for a copy beside it.
     fn take(&mut self, saved: Rc<Saved>, model: &mut Model) -> Result<State, EngineError> {
         self.saved.retain(|other| !Rc::ptr_eq(other, &saved));
+        self.pending.retain(|other| !Rc::ptr_eq(other, &saved));
+        if self.writing.as_ref().is_some_and(|writing| writing.is_of(&saved)) {
+            self.writing = None;
+        }
         match Rc::try_unwrap(saved) {
             Ok(saved) => Ok(saved.state),
             Err(saved) => Ok(model.fork(&saved.state)?),
@@ -196,7 +219,7 @@ impl Prefixes {
                         return Ok(None);
                     }
                 }
-                // The next best one may be whole; the damaged one is gone.
+                // The next best one may be whole; this one is not asked again.
                 Err(_) => self.stats.errors += 1,
             }
         }
@@ -208,9 +231,11 @@ impl Prefixes {
         self.saved.iter().filter(fits).max_by_key(|saved| saved.tokens.len()).map(Rc::clone)
     }
 
-    fn is_known(&mut self, tokens: &[u32]) -> bool {
-        let known = self.saved.iter().find(|saved| saved.tokens == tokens).map(Rc::clone);
-        known.inspect(|saved| self.touch(saved)).is_some()
+    /// The saved state after exactly these tokens; it counts as used.
+    fn find(&mut self, tokens: &[u32]) -> Option<Rc<Saved>> {
+        let found = self.saved.iter().find(|saved| saved.tokens == tokens).map(Rc::clone)?;
+        self.touch(&found);
+        Some(found)
     }
 
     fn touch(&mut self, saved: &Rc<Saved>) {
@@ -219,14 +244,23 @@ impl Prefixes {
     }
 
     fn save(&mut self, tokens: &[u32], state: State, to_disk: bool) {
-        let saved = Rc::new(Saved { tokens: tokens.to_vec(), state });
-        let wanted = |disk: &Disk| {
-            let n_known = disk.longest(tokens).unwrap_or(0);
-            !disk.knows(tokens) && tokens.len() >= n_known + WORTH_DISK
-        };
-        if to_disk && self.pending.len() < MAX_PENDING && self.disk.as_ref().is_some_and(wanted) {
-            self.pending.push(Rc::clone(&saved));
-        }
+        let saved = Rc::new(Saved { tokens: tokens.to_vec(), state, to_disk: Cell::new(to_disk) });
+        self.write_later(&saved);
         self.saved.push(saved);
+    }
+
+    /// Puts a state that shall get to the disk in the line, if it is worth it and there is a place.
+    fn write_later(&mut self, saved: &Rc<Saved>) {
+        let Some(disk) = self.disk.as_ref().filter(|_| saved.to_disk.get()) else { return };
+        let n_known = disk.longest(&saved.tokens).unwrap_or(0);
+        if disk.knows(&saved.tokens) || saved.tokens.len() < n_known + WORTH_DISK {
+            saved.to_disk.set(false);
+            return;
+        }
+        let is_on_its_way = self.pending.iter().any(|other| Rc::ptr_eq(other, saved))
+            || self.writing.as_ref().is_some_and(|writing| writing.is_of(saved));
+        if !is_on_its_way && self.pending.len() < MAX_PENDING {
+            self.pending.push(Rc::clone(saved));
+        }
     }
 }

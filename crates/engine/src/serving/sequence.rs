@@ -24,6 +24,8 @@ pub(crate) struct Client {
     pub(crate) is_gone: bool,
     /// The request failed.
     pub(crate) has_failed: bool,
+    /// The end of the request is in the statistics.
+    pub(crate) is_counted: bool,
 }
 
 impl Client {
@@ -68,8 +70,8 @@ pub(crate) struct Sequence {
     keep: Vec<usize>,
     /// After the first tokens; none before the first pass, and after the memory was given to others.
     pub(crate) state: Option<State>,
-    /// Prompt tokens that were in a snapshot.
-    n_cached: usize,
+    /// Prompt tokens that were in a snapshot when the work began.
+    n_cached: Option<usize>,
     has_started: bool,
     siblings: Option<Siblings>,
     sampler: Sampler,
@@ -91,19 +93,30 @@ pub(crate) enum Next {
 
 impl Sequence {
     /// The first answer to a request; its siblings come out of it once the prompt is read.
-    pub(crate) fn new(job: Job, text: &TextSide) -> Sequence {
-        let Job { request, mut sampler, sink, cancelled, arrived } = job;
+    ///
+    /// # Errors
+    /// If the sampling settings are none: they were checked when the request came.
+    pub(crate) fn new(job: Job, text: &TextSide, n_vocab: usize) -> Result<Sequence, EngineError> {
+        let Job { request, sink, cancelled, arrived } = job;
         let tokens = request.prompt.tokens;
+        let mut sampler = Sampler::new(request.sampling.clone(), n_vocab)?;
         sampler.start(&tokens);
-        let client =
-            Client { sink, cancelled, arrived, n_open: request.n, is_gone: false, has_failed: false };
-        Sequence {
+        let client = Client {
+            sink,
+            cancelled,
+            arrived,
+            n_open: request.n,
+            is_gone: false,
+            has_failed: false,
+            is_counted: false,
+        };
+        Ok(Sequence {
             client: Rc::new(RefCell::new(client)),
             index: 0,
             n_prompt: tokens.len(),
             keep: request.prompt.keep,
             state: None,
-            n_cached: 0,
+            n_cached: None,
             has_started: false,
             siblings: (request.n > 1).then_some(Siblings { n: request.n - 1, sampling: request.sampling }),
             sampler,
@@ -119,7 +132,7 @@ impl Sequence {
             n_thought_tokens: 0,
             is_done: false,
             tokens,
-        }
+        })
     }
 
     /// Tokens that the state has read.
@@ -151,10 +164,9 @@ impl Sequence {
 
     /// Takes a state after a beginning of the tokens. Gives the prompt's tokens that need not be read.
     pub(crate) fn begin(&mut self, state: State) -> usize {
-        if !self.has_started {
-            self.n_cached = state.n_tokens();
-        }
-        let n_new = if self.has_started { 0 } else { self.n_cached };
+        // One that comes back finds what it has read itself.
+        let n_new = if self.n_cached.is_none() { state.n_tokens() } else { 0 };
+        self.n_cached.get_or_insert(n_new);
         self.state = Some(state);
         n_new
     }
@@ -173,7 +185,8 @@ impl Sequence {
             return Ok(Vec::new());
         }
         self.has_started = true;
-        let event = Event::Started { prompt_tokens: self.n_prompt, cached_tokens: self.n_cached };
+        let event =
+            Event::Started { prompt_tokens: self.n_prompt, cached_tokens: self.n_cached.unwrap_or(0) };
         self.client.borrow_mut().tell(event);
         let Some(Siblings { n, sampling }) = self.siblings.take() else { return Ok(Vec::new()) };
         let n_vocab = self.sampler.n_vocab();
@@ -231,6 +244,11 @@ impl Sequence {
         };
         self.finish(end);
         Ok(Next::Done)
+    }
+
+    /// Places that the answers to the same prompt will need once it is read.
+    pub(crate) fn n_siblings(&self) -> usize {
+        self.siblings.as_ref().map_or(0, |siblings| siblings.n)
     }
 
     /// The answer is finished.

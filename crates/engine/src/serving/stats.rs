@@ -53,11 +53,13 @@ pub struct ServingStats {
 impl ServingStats {
     /// Counts a request whose client went away or was told of a failure, once.
     pub(crate) fn count_gone(&mut self, client: &mut Client) {
-        let n_open = std::mem::take(&mut client.n_open);
-        match n_open {
-            0 => {}
-            _ if client.has_failed => self.failed += 1,
-            _ => self.cancelled += 1,
+        if client.n_open == 0 || client.is_counted {
+            return;
+        }
+        client.is_counted = true;
+        match client.has_failed {
+            true => self.failed += 1,
+            false => self.cancelled += 1,
         }
     }
 }
@@ -166,8 +168,9 @@ impl Board {
     }
 
     /// Counts a request whose last answer is finished.
-    pub(crate) fn finish(&self, client: &Client, stats: &mut ServingStats) {
-        if client.n_open == 0 && !client.has_failed {
+    pub(crate) fn finish(&self, client: &mut Client, stats: &mut ServingStats) {
+        if client.n_open == 0 && !client.has_failed && !client.is_counted {
+            client.is_counted = true;
             stats.finished += 1;
             let mut seconds = lock(&self.seconds);
             *seconds = 0.8 * *seconds + 0.2 * client.arrived.elapsed().as_secs_f64();

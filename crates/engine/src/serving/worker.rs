@@ -28,7 +28,7 @@ pub(super) struct Worker {
     prefixes: Prefixes,
     pace: Pace,
     stats: ServingStats,
-    /// Whose turn it is to read a prompt: counts passes.
+    /// Whose turn it is to read a prompt: counts passes with prompts.
     turn: usize,
 }
 
@@ -97,18 +97,26 @@ impl Worker {
     /// Lets those in that have a place: first those who had one before.
     fn admit(&mut self) {
         let sessions = self.shared.plan.sessions.min(MAX_SEQUENCES);
-        while self.running.len() < sessions {
+        loop {
+            // Answers to a prompt that is being read have their places already.
+            let n_promised: usize = self.running.iter().map(Sequence::n_siblings).sum();
+            let n_places = sessions.saturating_sub(self.running.len() + n_promised);
             let is_alone = self.running.is_empty();
-            let n_places = sessions - self.running.len();
-            if let Some(sequence) = self.waiting.pop_front() {
-                if !self.enter(sequence, is_alone) {
+            let sequence = match self.waiting.pop_front() {
+                Some(sequence) if n_places > 0 || n_promised > 0 => sequence,
+                Some(sequence) => {
+                    self.waiting.push_front(sequence);
                     return;
                 }
-                continue;
-            }
-            // Siblings enter together with the first, or their prompt would be read while others wait for places.
-            let Some(job) = self.shared.queue.pop_if(|job| job.request.n <= n_places) else { return };
-            let sequence = Sequence::new(job, &self.shared.text);
+                None => {
+                    let Some(job) = self.shared.queue.pop_if(|job| job.request.n <= n_places) else { return };
+                    match Sequence::new(job, &self.shared.text, self.shared.n_vocab) {
+                        Ok(sequence) => sequence,
+                        // Its settings were checked when it came; the client hears that its channel is closed.
+                        Err(_) => continue,
+                    }
+                }
+            };
             if !self.enter(sequence, is_alone) {
                 return;
             }
@@ -117,15 +125,17 @@ impl Worker {
 
     /// Gives a sequence a state, if there is room for all its tokens; otherwise it waits. One that is alone gets what there is.
     fn enter(&mut self, mut sequence: Sequence, is_alone: bool) -> bool {
-        let model = self.engine.model();
         // Full pages of a known beginning are shared.
         let n_shared = self.prefixes.known(&sequence.tokens) / PAGE_TOKENS;
+        let model = self.engine.model();
         let n_pages = model.n_pages(sequence.tokens.len()) - n_shared + 1;
-        while self.engine.model().free().pages < n_pages && self.prefixes.give_up_one() {}
-        if self.engine.model().free().pages < n_pages && !is_alone {
+        let in_use = model.pages_of(self.running.iter().filter_map(|sequence| sequence.state.as_ref()));
+        if n_pages > model.n_all_pages() - in_use && !is_alone {
+            // Giving up saved states would not be enough.
             self.waiting.push_front(sequence);
             return false;
         }
+        while self.engine.model().free().pages < n_pages && self.prefixes.give_up_one() {}
         match self.prefixes.begin(self.engine.model_mut(), &sequence.tokens) {
             Ok(state) => {
                 self.stats.cached_tokens += sequence.begin(state) as u64;
@@ -163,7 +173,7 @@ impl Worker {
             }
             // Nothing was begun: somebody has to make room.
             Err(ModelError::NoFreeState { .. }) => self.make_room(),
-            // The one whom the pass was for has gone.
+            // The one whom the pass was for has gone, or all have to go.
             Err(ModelError::Interrupted) => {}
             Err(error) => {
                 let error = Arc::new(EngineError::from(error));
@@ -177,15 +187,17 @@ impl Worker {
     /// Who takes part in the next pass, with which tokens.
     fn shares(&mut self, answering: bool) -> Vec<Share> {
         let mut room = self.pace.chunk(answering, self.shared.plan.chunk);
-        self.turn += 1;
-        let n = self.running.len();
-        let mut shares = Vec::with_capacity(n);
-        let answers = (0..n).filter(|&at| self.running[at].is_answering());
+        let (answers, mut prompts): (Vec<usize>, Vec<usize>) =
+            (0..self.running.len()).partition(|&at| self.running[at].is_answering());
         // Prompts take turns in being first.
-        let prompts = (0..n).map(|i| (i + self.turn) % n).filter(|&at| !self.running[at].is_answering());
-        let order: Vec<(usize, bool)> =
-            answers.map(|at| (at, true)).chain(prompts.map(|at| (at, false))).collect();
-        for (at, is_answer) in order {
+        if room > 0 && !prompts.is_empty() {
+            let first = self.turn % prompts.len();
+            prompts.rotate_left(first);
+            self.turn += 1;
+        }
+        let mut shares = Vec::with_capacity(self.running.len());
+        let answers = answers.into_iter().map(|at| (at, true));
+        for (at, is_answer) in answers.chain(prompts.into_iter().map(|at| (at, false))) {
             let sequence = &mut self.running[at];
             let n_tokens = if is_answer { 1 } else { sequence.chunk(room) };
             if n_tokens == 0 {
@@ -203,11 +215,14 @@ impl Worker {
     }
 
     fn forward(&mut self, shares: &mut [Share]) -> Result<(), ModelError> {
-        // A pass for one alone can be ended in the middle.
+        // A pass for one alone can be ended in the middle; the others when everything ends.
         let alone = match shares {
-            [share] => Some(self.running[share.at].client.borrow().cancelled()),
+            [share] if self.shared.queue.deadline().is_none() => {
+                Some(self.running[share.at].client.borrow().cancelled())
+            }
             _ => None,
         };
+        let stop = alone.as_deref().unwrap_or(&self.shared.is_over);
         let running = &self.running;
         let mut batch: Vec<Rows<'_>> = shares
             .iter_mut()
@@ -218,7 +233,7 @@ impl Worker {
                 Rows { state: &mut share.state, tokens, wanted }
             })
             .collect();
-        self.engine.model_mut().forward(&mut batch, alone.as_deref(), None)
+        self.engine.model_mut().forward(&mut batch, Some(stop), None)
     }
 
     fn account(&mut self, parts: &[(usize, Part)], answering: bool, time: Duration) {
@@ -274,7 +289,7 @@ impl Worker {
         for sibling in &mut siblings {
             self.stats.generated_tokens += 1;
             if let Next::Done = sibling.next(logits, &self.shared.text, context)? {
-                self.shared.board.finish(&sibling.client.borrow(), &mut self.stats);
+                self.shared.board.finish(&mut sibling.client.borrow_mut(), &mut self.stats);
             }
         }
         if !siblings.is_empty() {
@@ -299,7 +314,7 @@ impl Worker {
 
     /// The end of a sequence. What it has read may serve others.
     fn retire(&mut self, mut sequence: Sequence) {
-        self.shared.board.finish(&sequence.client.borrow(), &mut self.stats);
+        self.shared.board.finish(&mut sequence.client.borrow_mut(), &mut self.stats);
         if let Some(state) = sequence.state.take() {
             self.prefixes.save_last(&sequence.tokens[..state.n_tokens()], state);
         }

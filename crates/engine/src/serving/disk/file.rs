@@ -191,6 +191,11 @@ impl Writing {
         Ok(writing)
     }
 
+    /// It is this state that is written.
+    pub(crate) fn is_of(&self, saved: &Rc<Saved>) -> bool {
+        Rc::ptr_eq(&self.saved, saved)
+    }
+
     pub(super) fn shape(&self) -> Shape {
         self.shape
     }
