@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::ServerError;
 
 /// How a model is served. Built by the program, passed down whole.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ServerOptions {
     /// A name or an address to listen on.
     pub host: String,

@@ -202,13 +202,14 @@ fn push_item(messages: &mut Vec<Message>, item: Item, index: usize) -> Result<()
                 (None, Some(summary)) => content(TextOr::Other(summary), "summary")?,
                 (None, None) => String::new(),
             };
+            if text.is_empty() {
+                return Ok(());
+            }
             let last = assistant(messages);
             if last.content.is_some() || !last.tool_calls.is_empty() {
                 messages.push(Message { role: "assistant".into(), ..Message::default() });
             }
-            if !text.is_empty() {
-                assistant(messages).reasoning_content = Some(text);
-            }
+            assistant(messages).reasoning_content = Some(text);
         }
         (other, _) => {
             let problem =

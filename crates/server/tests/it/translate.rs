@@ -76,6 +76,7 @@ fn a_conversation_means_the_same_in_all_three_apis() {
             {"role": "user", "content": [{"type": "input_text", "text": "Call f."}]},
             {"type": "reasoning", "id": "rs", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm."}]},
             {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "I will.", "annotations": []}]},
+            {"type": "reasoning", "id": "rs2", "summary": [], "encrypted_content": "?"},
             {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{\"a\":1}"},
             {"type": "function_call", "call_id": "c2", "name": "f", "arguments": "{\"a\":2}"},
             {"type": "function_call_output", "call_id": "c1", "output": "one"},
