@@ -14,6 +14,7 @@ mod pack;
 mod pull;
 mod pull_packed;
 mod run;
+mod serve;
 mod support;
 mod trace;
 
