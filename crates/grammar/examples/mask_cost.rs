@@ -1,7 +1,7 @@
 //! What forms cost in the vocabulary of a model: time to compile, time of each mask along an answer, memory.
 //!
-//! `cargo run --release -p flashmill-grammar --example mask_cost -- MODEL`: a directory with tokenizer.json, or a GGUF file (its
-//! vocabulary alone will do).
+//! `cargo run --release -p flashmill-grammar --example mask_cost -- MODEL [N]`: a directory with tokenizer.json, or a GGUF file (its
+//! vocabulary alone will do). With N, made-up words are added to a tokenizer.json until there are N tokens.
 #![allow(clippy::print_stdout, reason = "a program")]
 
 use std::error::Error;
@@ -10,17 +10,24 @@ use std::time::{Duration, Instant};
 
 use flashmill_checkpoint::gguf::read_metadata;
 use flashmill_engine::machine::rss_bytes;
+use flashmill_engine::sampling::Rng;
 use flashmill_engine::{Constraint, TextPart, Tokenizer};
 use flashmill_grammar::{Form, GrammarError, Grammars, ToolChoice};
 use serde_json::{Value, json};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let path = PathBuf::from(std::env::args().nth(1).ok_or("which model?")?);
+    let mut args = std::env::args().skip(1);
+    let path = PathBuf::from(args.next().ok_or("which model?")?);
+    let n_tokens = args.next().map(|n| n.parse()).transpose()?;
     let tokenizer = match path.is_dir() {
-        true => Tokenizer::open(&path)?,
+        true => match n_tokens {
+            Some(n) => enlarged(&path, n)?,
+            None => Tokenizer::open(&path)?,
+        },
         false => Tokenizer::from_gguf(&path, read_metadata(&path)?)?,
     };
-    let eos = tokenizer.eos_id().ok_or("the model names no end token")?;
+    let eos = tokenizer.eos_id().or_else(|| tokenizer.token_to_id("<|im_end|>"));
+    let eos = eos.ok_or("the model names no end token")?;
     let (begun, before) = (Instant::now(), rss_bytes().unwrap_or(0));
     let grammars = Grammars::new(&tokenizer, &[eos], None)?;
     let mib = rss_bytes().unwrap_or(0).saturating_sub(before) >> 20;
@@ -58,6 +65,47 @@ fn main() -> Result<(), Box<dyn Error>> {
         );
     }
     Ok(())
+}
+
+/// The tokenizer of a directory with words until it has `n_tokens`: half begin with a space, a fifth are of letters beyond ASCII.
+fn enlarged(dir: &Path, n_tokens: usize) -> Result<Tokenizer, Box<dyn Error>> {
+    let mut json: Value = serde_json::from_str(&std::fs::read_to_string(dir.join("tokenizer.json"))?)?;
+    let vocab = json["model"]["vocab"].as_object_mut().ok_or("the tokenizer has no vocabulary")?;
+    let mut rng = Rng::new(1);
+    let mut pick = move |n: usize| (rng.next_f64() * n as f64) as usize;
+    let mut id = vocab.values().filter_map(Value::as_u64).max().map_or(0, |id| id + 1);
+    while (id as usize) < n_tokens {
+        let mut word = String::from(if pick(2) == 0 { " " } else { "" });
+        let is_ascii = pick(5) > 0;
+        for _ in 0..2 + pick(4) {
+            match is_ascii {
+                // Consonant and vowel, the common ones more often.
+                true => word.extend(
+                    [b"tnsrhldcmfpgwybvkxjqz"[pick(21).min(pick(21))], b"eaoiu"[pick(5).min(pick(5))]]
+                        .map(char::from),
+                ),
+                false => word.extend(char::from_u32(0x4e00 + pick(3000) as u32)),
+            }
+        }
+        let word: String = word.bytes().map(written).collect();
+        if !vocab.contains_key(&word) {
+            vocab.insert(word, id.into());
+            id += 1;
+        }
+    }
+    Ok(Tokenizer::from_json(&json.to_string())?)
+}
+
+/// How byte-level tokenizers write a byte: what prints as itself, the rest in order from U+0100 on.
+fn written(byte: u8) -> char {
+    let is_printed = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    match is_printed(byte) {
+        true => char::from(byte),
+        false => {
+            let n = (0..byte).filter(|&byte| !is_printed(byte)).count();
+            char::from_u32(0x100 + n as u32).unwrap_or('?')
+        }
+    }
 }
 
 /// Microseconds of each mask along `tokens`; an error if the form does not allow them.

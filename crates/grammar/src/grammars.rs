@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flashmill_engine::{ChatTemplate, Constraint, Tokenizer};
 use llguidance::Matcher;
-use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
+use llguidance::api::TopLevelGrammar;
 use serde_json::{Value, json};
 
 use crate::compile::compile;
@@ -81,10 +81,12 @@ impl Grammars {
         self.json_schema(&json!({"type": "object"}))
     }
 
-    /// Text that a regular expression matches from end to end, in the syntax of Rust's `regex`, without anchors and looking around.
+    /// Text that a regular expression matches from end to end, in the syntax of Rust's `regex`, without anchors and looking around;
+    /// `\d`, `\w` and `\s` are ASCII, as the Unicode classes are some hundred times as costly to follow.
     pub fn regex(&self, regex: &str) -> Result<Form, GrammarError> {
         limits::check_regex(regex)?;
-        let grammar = TopLevelGrammar::from_grammar(GrammarWithLexer::from_regex(regex));
+        let grammar =
+            TopLevelGrammar::from_lark(format!("start: /{}/", llguidance::regex_to_lark(regex, "dws")));
         self.whole(grammar).map_err(|reason| GrammarError::Regex { reason })
     }
 

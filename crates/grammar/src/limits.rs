@@ -115,9 +115,14 @@ pub(crate) fn lenient(schema: &Value, mut options: Value) -> Value {
 /// Whole numbers up to this, and what lies between them, are read alike everywhere.
 const MAX_NUMBER: i64 = 1_000_000_000_000_000_000;
 
-/// Numbers without bounds get some, or a model that goes on writing digits writes one that no program reads.
-fn bound_numbers(schema: &mut Value) {
+/// Words about a schema, which hold nobody to anything.
+const ANNOTATIONS: [&str; 5] = ["title", "description", "default", "examples", "$comment"];
+
+/// Numbers without bounds get some, or a model that goes on writing digits writes one that no program reads. Annotations go, so that what
+/// differs only in them is compiled once.
+fn simplify(schema: &mut Value) {
     let Value::Object(object) = schema else { return };
+    ANNOTATIONS.iter().for_each(|key| drop(object.shift_remove(*key)));
     let is_number = |kind: &Value| kind == "number" || kind == "integer";
     if object.get("type").is_some_and(|kind| {
         is_number(kind) || kind.as_array().is_some_and(|kinds| kinds.iter().any(is_number))
@@ -135,12 +140,12 @@ fn bound_numbers(schema: &mut Value) {
     for (key, value) in object.iter_mut() {
         match (key.as_str(), value) {
             ("properties" | "patternProperties" | "$defs" | "definitions", Value::Object(schemas)) => {
-                schemas.values_mut().for_each(bound_numbers);
+                schemas.values_mut().for_each(simplify);
             }
             ("anyOf" | "oneOf" | "allOf" | "prefixItems", Value::Array(schemas)) => {
-                schemas.iter_mut().for_each(bound_numbers);
+                schemas.iter_mut().for_each(simplify);
             }
-            ("items" | "additionalProperties", schema) => bound_numbers(schema),
+            ("items" | "additionalProperties", schema) => simplify(schema),
             _ => {}
         }
     }
@@ -150,7 +155,7 @@ fn bound_numbers(schema: &mut Value) {
 fn with_options(schema: &Value, options: Value) -> Value {
     // `true` allows anything.
     let mut schema = if *schema == Value::Bool(true) { json!({}) } else { schema.clone() };
-    bound_numbers(&mut schema);
+    simplify(&mut schema);
     if let Value::Object(object) = &mut schema {
         object.insert("x-guidance".into(), options);
     }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::Tool;
 use super::arguments::MAX_ANY_ORDER;
-use super::lark::{Lark, any_order, json_value, quote};
+use super::lark::{Lark, any_order, quote};
 use crate::limits::lenient;
 
 /// Rules for calls of a tool, the first of them `call_INDEX`.
@@ -27,7 +27,8 @@ pub(super) fn write(lark: &mut Lark, index: usize, tool: &Tool) {
     let arguments = &tool.arguments;
     let n = arguments.properties.len();
     if !arguments.is_plain || n > MAX_ANY_ORDER {
-        lark.rule(&format!("arguments_{index}"), &[json_value(&with_options(&arguments.schema))]);
+        let value = lark.json_value(&with_options(&arguments.schema));
+        lark.rule(&format!("arguments_{index}"), &[value]);
         return;
     }
     lark.rule(&format!("arguments_{index}"), &[format!("{} order_{index}_0", quote("{"))]);
@@ -44,7 +45,7 @@ pub(super) fn write(lark: &mut Lark, index: usize, tool: &Tool) {
     );
     for (part, argument) in arguments.properties.iter().enumerate() {
         let name = quote(&format!("{}:", Value::from(argument.name.as_str())));
-        let value = json_value(&with_options(&argument.schema));
+        let value = lark.json_value(&with_options(&argument.schema));
         lark.rule(&format!("argument_{index}_{part}"), &[format!("{name} {space} {value}")]);
     }
 }

@@ -11,8 +11,8 @@ use crate::limits::MAX_GRAMMAR_BYTES;
 #[derive(Default)]
 pub(super) struct Lark {
     text: String,
-    /// Terminals that stand in it, by what they match.
-    terminals: HashMap<String, String>,
+    /// Names of what stands in it once, by what it matches.
+    names: HashMap<String, String>,
 }
 
 impl Lark {
@@ -26,12 +26,22 @@ impl Lark {
 
     /// The name of the terminal that matches `pattern`; only there can patterns be combined by `&` and `~`.
     pub(super) fn terminal(&mut self, pattern: String) -> String {
-        if let Some(name) = self.terminals.get(&pattern) {
+        self.named("T", pattern)
+    }
+
+    /// The name of the rule that matches a JSON value of `schema`. Tools have much in common, and every value that is compiled costs
+    /// milliseconds: it is compiled once.
+    pub(super) fn json_value(&mut self, schema: &Value) -> String {
+        self.named("v", json_value(schema))
+    }
+
+    fn named(&mut self, prefix: &str, body: String) -> String {
+        if let Some(name) = self.names.get(&body) {
             return name.clone();
         }
-        let name = format!("T{}", self.terminals.len());
-        self.rule(&name, std::slice::from_ref(&pattern));
-        self.terminals.insert(pattern, name.clone());
+        let name = format!("{prefix}{}", self.names.len());
+        self.rule(&name, std::slice::from_ref(&body));
+        self.names.insert(body, name.clone());
         name
     }
 
@@ -54,8 +64,7 @@ pub(super) fn quote(text: &str) -> String {
     Value::from(text).to_string().replace('\u{7f}', "\\u007f")
 }
 
-/// A JSON value of a schema.
-pub(super) fn json_value(schema: &Value) -> String {
+fn json_value(schema: &Value) -> String {
     // No line end may stand in it, and serde_json writes none.
     format!("%json {schema}")
 }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::Tool;
 use super::arguments::{MAX_ANY_ORDER, with_definitions};
 use super::json::with_options;
-use super::lark::{Lark, any_order, json_value, quote};
+use super::lark::{Lark, any_order, quote};
 use crate::GrammarError;
 use crate::limits::regex_to_lark;
 
@@ -115,7 +115,7 @@ fn values(lark: &mut Lark, schema: &Value, root: &Value, depth: usize) -> Vec<St
         Some(Value::String(kind)) if kind == "null" => words(&["null", "None"]),
         Some(Value::String(_)) => {
             let schema = with_definitions(schema, root);
-            vec![format!("{} {}", json_value(&with_options(&schema)), quote(END))]
+            vec![format!("{} {}", lark.json_value(&with_options(&schema)), quote(END))]
         }
         _ => vec![lark.terminal(text(ANY))],
     }
