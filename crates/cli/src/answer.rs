@@ -4,11 +4,19 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use flashmill_engine::{EndReason, OutputOptions, OutputStream, ParsedCall, Piece, Prompt, Sampler, Session};
+use flashmill_grammar::Form;
 
 use crate::flags::TalkOptions;
 use crate::interrupt::Interrupt;
 use crate::progress::Progress;
 use crate::terminal::TextOut;
+
+/// What the model is asked.
+pub(crate) struct Question<'a> {
+    pub(crate) prompt: Prompt,
+    /// What the answer has to be.
+    pub(crate) form: Option<&'a Form>,
+}
 
 /// What the model said.
 #[derive(Debug, Default)]
@@ -53,15 +61,15 @@ impl End {
 pub(crate) fn answer(
     session: &mut Session<'_>,
     sampler: &mut Sampler,
-    prompt: Prompt,
+    question: Question<'_>,
     talk: &TalkOptions,
     interrupt: &Interrupt,
     show: &mut dyn FnMut(&Piece) -> Result<()>,
 ) -> Result<Answer> {
-    let mut answer = Answer { n_prompt_tokens: prompt.tokens.len(), ..Answer::default() };
+    let mut answer = Answer { n_prompt_tokens: question.prompt.tokens.len(), ..Answer::default() };
     interrupt.during(|| {
-        if read_prompt(session, &prompt, interrupt)? {
-            write_answer(session, sampler, prompt, talk, interrupt, &mut answer, show)?;
+        if read_prompt(session, &question.prompt, interrupt)? {
+            write_answer(session, sampler, question, talk, interrupt, &mut answer, show)?;
         } else {
             answer.end = End::Interrupted;
         }
@@ -85,7 +93,7 @@ fn read_prompt(session: &mut Session<'_>, prompt: &Prompt, interrupt: &Interrupt
 fn write_answer(
     session: &mut Session<'_>,
     sampler: &mut Sampler,
-    prompt: Prompt,
+    question: Question<'_>,
     talk: &TalkOptions,
     interrupt: &Interrupt,
     answer: &mut Answer,
@@ -93,6 +101,8 @@ fn write_answer(
 ) -> Result<()> {
     // From here on Ctrl-C is looked at between tokens: a pass that stops half-way would lose the session's state.
     session.set_stop(Arc::default());
+    let Question { prompt, form } = question;
+    let mut constraint = form.map(|form| form.start(prompt.in_thought));
     let context = session.engine().plan().context;
     let mut stream = OutputStream::new(OutputOptions {
         eos_ids: session.engine().defaults().eos_ids.clone(),
@@ -113,7 +123,7 @@ fn write_answer(
         if prompt.tokens.len() + answer.n_tokens > context {
             break End::ContextFull;
         }
-        let token = session.next(sampler)?;
+        let token = session.next_within(sampler, constraint.as_deref_mut())?;
         answer.n_tokens += 1;
         let end = stream.push(session.engine().tokenizer(), token, &mut pieces);
         take(&mut pieces, answer, show)?;

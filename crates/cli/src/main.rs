@@ -4,6 +4,7 @@ mod answer;
 mod commands;
 mod demo;
 mod flags;
+mod form;
 mod interrupt;
 mod load;
 mod model_path;

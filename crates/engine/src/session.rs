@@ -152,7 +152,7 @@ impl<'a> Session<'a> {
     pub fn next_within(
         &mut self,
         sampler: &mut Sampler,
-        mut constraint: Option<&mut dyn Constraint>,
+        mut constraint: Option<&mut (dyn Constraint + 'static)>,
     ) -> Result<u32, EngineError> {
         let start = Instant::now();
         if let Some(token) = self.pending.take() {

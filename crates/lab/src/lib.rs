@@ -3,6 +3,7 @@
 
 pub mod bench;
 pub mod calibrate;
+pub mod eval;
 mod gguf;
 pub mod profile;
 mod random;

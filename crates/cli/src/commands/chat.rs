@@ -7,11 +7,13 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use flashmill_engine::{EngineError, Message, ParsedCall, Piece, Prompt, Sampler, Session, ToolCall};
+use flashmill_grammar::Form;
 use serde_json::{Value, json};
 
-use crate::answer::{Answer, AnswerView, End, answer};
+use crate::answer::{Answer, AnswerView, End, Question, answer};
 use crate::commands::run::context_full;
 use crate::flags::{ChatOptions, TalkOptions};
+use crate::form::FormFlag;
 use crate::interrupt::Interrupt;
 use crate::load;
 use crate::model_path::ModelPath;
@@ -32,6 +34,8 @@ pub(crate) fn chat(options: ChatOptions) -> Result<ExitCode> {
     let interrupt = Interrupt::install()?;
     let directory = std::env::current_dir().context("cannot find the current directory")?;
     let tools = Tools::new(&directory)?;
+    let form = options.talk.form.as_ref().map(FormFlag::read).transpose()?;
+    let definitions = Value::Array(Tools::definitions());
     let model = ModelPath::find(&options.model)?;
     let mut engine = load::open_engine(model.path(), &options.engine)?;
     if engine.template().is_none() {
@@ -39,6 +43,7 @@ pub(crate) fn chat(options: ChatOptions) -> Result<ExitCode> {
     }
     let sampling = options.talk.sampling(&engine.defaults().sampling);
     let sampler = Sampler::new(sampling, engine.tokenizer().n_vocab())?;
+    let form = form.map(|form| form.compile(&engine, Some(&definitions))).transpose()?;
     let mut chat = Chat {
         session: engine.session()?,
         sampler,
@@ -48,7 +53,8 @@ pub(crate) fn chat(options: ChatOptions) -> Result<ExitCode> {
         out: TextOut::new(),
         messages: Vec::new(),
         offer_tools: options.offer_tools,
-        definitions: Value::Array(Tools::definitions()),
+        definitions,
+        form,
         tools,
         always: Vec::new(),
     };
@@ -78,6 +84,8 @@ struct Chat<'a> {
     tools: Tools,
     offer_tools: bool,
     definitions: Value,
+    /// What answers have to be.
+    form: Option<Form>,
     /// Tools that run without a question.
     always: Vec<String>,
 }
@@ -203,9 +211,11 @@ impl Chat<'_> {
         let tools = self.offer_tools.then_some(&self.definitions);
         let options = self.talk.template();
         let prompt = Prompt::of_messages(self.session.engine().text(), &self.messages, tools, &options)?;
+        let question = Question { prompt, form: self.form.as_ref() };
         let mut view = AnswerView::new(&mut self.out);
         let show = &mut |piece: &Piece| view.show(piece);
-        let answer = answer(&mut self.session, &mut self.sampler, prompt, &self.talk, &self.interrupt, show)?;
+        let answer =
+            answer(&mut self.session, &mut self.sampler, question, &self.talk, &self.interrupt, show)?;
         view.end()?;
         Ok(answer)
     }

@@ -8,8 +8,9 @@ use anyhow::{Context as _, Result, bail};
 use flashmill_engine::{Engine, Message, Piece, Prompt, Sampler, Session};
 use serde_json::{Value, json};
 
-use crate::answer::{Answer, AnswerView, End, answer};
+use crate::answer::{Answer, AnswerView, End, Question, answer};
 use crate::flags::RunOptions;
+use crate::form::FormFlag;
 use crate::interrupt::{EXIT_INTERRUPTED, Interrupt};
 use crate::load;
 use crate::model_path::ModelPath;
@@ -21,24 +22,27 @@ use crate::terminal::{TextOut, dim_stderr, note};
 pub(crate) fn run(options: RunOptions) -> Result<ExitCode> {
     let interrupt = Interrupt::install()?;
     let tools = options.tools.as_deref().map(read_tools).transpose()?;
+    let form = options.talk.form.as_ref().map(FormFlag::read).transpose()?;
     let text = read_prompt(options.prompt.as_deref(), &options.prompt_files)?;
     let model = ModelPath::find(&options.model)?;
     let mut engine = load::open_engine(model.path(), &options.engine)?;
     let prompt = make_prompt(&engine, &options, tools.as_ref(), text)?;
+    let form = form.map(|form| form.compile(&engine, tools.as_ref())).transpose()?;
+    let question = Question { prompt, form: form.as_ref() };
     let sampling = options.talk.sampling(&engine.defaults().sampling);
     let mut sampler = Sampler::new(sampling, engine.tokenizer().n_vocab())?;
     let mut session = engine.session()?;
 
     let answer = if options.json {
         let answer =
-            answer(&mut session, &mut sampler, prompt, &options.talk, &interrupt, &mut |_: &Piece| Ok(()))?;
+            answer(&mut session, &mut sampler, question, &options.talk, &interrupt, &mut |_: &Piece| Ok(()))?;
         print_json(&options, &answer, &sampler, &session)?;
         answer
     } else {
         let mut out = TextOut::new();
         let mut view = AnswerView::new(&mut out);
         let show = &mut |piece: &Piece| view.show(piece);
-        let answer = answer(&mut session, &mut sampler, prompt, &options.talk, &interrupt, show)?;
+        let answer = answer(&mut session, &mut sampler, question, &options.talk, &interrupt, show)?;
         view.end()?;
         answer
     };

@@ -10,8 +10,9 @@ use flashmill_engine::{FfnKind, LayerKind, ModelSpec, Observer, Picks, Piece, Sa
 use flashmill_lab::trace::{TraceHeader, TracedToken, VERSION};
 
 use super::run::{make_prompt, read_tools};
-use crate::answer::{End, answer};
+use crate::answer::{End, Question, answer};
 use crate::flags::TraceOptions;
+use crate::form::FormFlag;
 use crate::interrupt::{EXIT_INTERRUPTED, Interrupt};
 use crate::load;
 use crate::model_path::ModelPath;
@@ -24,19 +25,23 @@ pub(crate) fn trace(options: TraceOptions) -> Result<ExitCode> {
     let TraceOptions { run, out } = options;
     let interrupt = Interrupt::install()?;
     let tools = run.tools.as_deref().map(read_tools).transpose()?;
+    let form = run.talk.form.as_ref().map(FormFlag::read).transpose()?;
     let text = read_prompt(run.prompt.as_deref(), &run.prompt_files)?;
     let model = ModelPath::find(&run.model)?;
     let mut file =
         File::create(&out).map(BufWriter::new).with_context(|| format!("cannot create {}", out.display()))?;
     let mut engine = load::open_engine(model.path(), &run.engine)?;
     let prompt = make_prompt(&engine, &run, tools.as_ref(), text)?;
+    let form = form.map(|form| form.compile(&engine, tools.as_ref())).transpose()?;
+    let question = Question { prompt, form: form.as_ref() };
     let sampling = run.talk.sampling(&engine.defaults().sampling);
     let mut sampler = Sampler::new(sampling, engine.tokenizer().n_vocab())?;
     let header = header(&run.model.to_string_lossy(), engine.model().spec(), engine.plan().experts_per_token);
     let recorder = Recorder::new(header.n_experts.len(), 2 * header.top_k);
     let mut session = engine.session()?;
     session.set_observer(Box::new(recorder.clone()));
-    let answer = answer(&mut session, &mut sampler, prompt, &run.talk, &interrupt, &mut |_: &Piece| Ok(()))?;
+    let answer =
+        answer(&mut session, &mut sampler, question, &run.talk, &interrupt, &mut |_: &Piece| Ok(()))?;
     read_last(&mut session, &mut sampler, answer.n_tokens)?;
     let n_prompt = answer.n_prompt_tokens;
 

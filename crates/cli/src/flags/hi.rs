@@ -13,11 +13,12 @@ use flashmill_pack::PackOptions;
 use flashmill_pull::Repo;
 
 use super::low::{
-    LowArgs, LowBackend, LowBench, LowChat, LowCommand, LowEngine, LowFormat, LowInspect, LowKv, LowLogits,
-    LowPlan, LowPull, LowQuestion, LowReplay, LowRun, LowSampling, LowTalk, LowTrace,
+    LowArgs, LowBackend, LowBench, LowChat, LowCommand, LowEngine, LowForm, LowFormat, LowInspect, LowKv,
+    LowLogits, LowPlan, LowPull, LowQuestion, LowReplay, LowRun, LowSampling, LowTalk, LowTrace,
 };
 use super::pack::PackCommand;
 use super::serve::ServeOptions;
+use crate::form::FormFlag;
 
 /// What the program shall do.
 pub(crate) enum Mode {
@@ -151,6 +152,8 @@ pub(crate) struct TalkOptions {
     pub(crate) max_tokens: Option<usize>,
     pub(crate) stops: Vec<String>,
     pub(crate) timing: bool,
+    /// What answers have to be; anything if not given.
+    pub(crate) form: Option<FormFlag>,
     sampling: SamplingFlags,
 }
 
@@ -353,8 +356,18 @@ impl From<LowTalk> for TalkOptions {
             max_tokens: low.max_tokens,
             stops: low.stop,
             timing: low.timing,
+            form: low.form.into(),
             sampling: low.sampling.into(),
         }
+    }
+}
+
+impl From<LowForm> for Option<FormFlag> {
+    fn from(low: LowForm) -> Option<FormFlag> {
+        let schema = low.json_schema.map(FormFlag::JsonSchema);
+        let object = low.json_object.then_some(FormFlag::JsonObject);
+        let calls = low.tool_grammar.then_some(FormFlag::ToolGrammar);
+        schema.or(object).or(low.regex.map(FormFlag::Regex)).or(low.grammar.map(FormFlag::Grammar)).or(calls)
     }
 }
 

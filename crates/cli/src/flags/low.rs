@@ -246,7 +246,31 @@ pub(crate) struct LowTalk {
     #[arg(long)]
     pub(crate) timing: bool,
     #[command(flatten)]
+    pub(crate) form: LowForm,
+    #[command(flatten)]
     pub(crate) sampling: LowSampling,
+}
+
+/// The form of answers; at most one.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Form of the answer (at most one; thoughts are free)")]
+#[group(multiple = false)]
+pub(crate) struct LowForm {
+    /// JSON of a schema: a file, or the schema itself if it starts with {
+    #[arg(long, value_name = "FILE|JSON")]
+    pub(crate) json_schema: Option<String>,
+    /// A JSON object
+    #[arg(long)]
+    pub(crate) json_object: bool,
+    /// Text that a regular expression matches from end to end
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) regex: Option<String>,
+    /// Text of a Lark grammar
+    #[arg(long, value_name = "FILE")]
+    pub(crate) grammar: Option<PathBuf>,
+    /// Text, in which every tool call is a valid one
+    #[arg(long)]
+    pub(crate) tool_grammar: bool,
 }
 
 /// Sampling; the model's own generation_config.json where a flag is not given.

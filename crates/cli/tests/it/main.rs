@@ -7,6 +7,7 @@ mod bench;
 mod chat;
 mod demo;
 mod faults;
+mod form;
 mod gguf;
 mod inspect;
 mod logits;
