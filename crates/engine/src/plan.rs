@@ -42,6 +42,8 @@ pub struct Plan {
     pub ram_source: String,
     /// The process before the model: code, tokenizer, stacks, and a margin.
     pub process_bytes: u64,
+    /// What answers to requests need beside the model: samplers, and the vocabulary as grammars see it; 0 where no requests are served.
+    pub serving_bytes: u64,
     /// Weights that every token uses.
     pub trunk_bytes: u64,
     /// KV pages.
@@ -90,6 +92,8 @@ impl Plan {
     ) -> Result<Plan, EngineError> {
         let (ram_bytes, ram_source) = ram(options);
         let spec = checkpoint.spec();
+        let serving_bytes = serving_bytes(options, spec.vocab_size);
+        let beside = process_bytes + serving_bytes;
         let mut least_floor = u64::MAX;
         let fixed = options.max_chunk.is_some();
         for comfort in COMFORTS {
@@ -112,21 +116,21 @@ impl Plan {
                     store: StoreOptions { reader: options.reader, ..StoreOptions::default() },
                 };
                 let footprint = Footprint::of(checkpoint, options.make_backend()?, &model)?;
-                let floor = process_bytes + footprint.floor_bytes();
+                let floor = beside + footprint.floor_bytes();
                 least_floor = least_floor.min(floor);
-                let room = ram_bytes.saturating_sub(process_bytes + footprint.trunk_bytes);
+                let room = ram_bytes.saturating_sub(beside + footprint.trunk_bytes);
                 if floor > ram_bytes
                     || !comfort.is_affordable(&footprint, room, fixed || chunk == CHUNKS[CHUNKS.len() - 1])
                 {
                     continue;
                 }
-                let slots = ram_bytes - process_bytes - footprint.resident_bytes();
+                let slots = ram_bytes - beside - footprint.resident_bytes();
                 let slots = slots.min(footprint.slot_ceiling_bytes.max(footprint.slot_floor_bytes));
                 let slots =
                     slots.min(options.cache_bytes.unwrap_or(u64::MAX)).max(footprint.slot_floor_bytes);
                 let plan = Plan::new(checkpoint, options, model, footprint, slots, sessions)?;
                 return Ok(plan
-                    .under(ram_bytes, ram_source, process_bytes, floor)
+                    .under(ram_bytes, ram_source, [process_bytes, serving_bytes], floor)
                     .predict(checkpoint, options));
             }
         }
@@ -162,6 +166,7 @@ impl Plan {
             ram_bytes: 0,
             ram_source: String::new(),
             process_bytes: 0,
+            serving_bytes: 0,
             trunk_bytes: footprint.trunk_bytes,
             kv_bytes: footprint.kv_bytes,
             state_bytes: footprint.state_bytes,
@@ -183,8 +188,9 @@ impl Plan {
         })
     }
 
-    fn under(self, ram_bytes: u64, ram_source: String, process_bytes: u64, floor_bytes: u64) -> Plan {
-        Plan { ram_bytes, ram_source, process_bytes, floor_bytes, ..self }
+    fn under(self, ram_bytes: u64, ram_source: String, beside: [u64; 2], floor_bytes: u64) -> Plan {
+        let [process_bytes, serving_bytes] = beside;
+        Plan { ram_bytes, ram_source, process_bytes, serving_bytes, floor_bytes, ..self }
     }
 
     /// Takes the fastest reader, if the machine was measured with this backend and none was asked for.
@@ -206,12 +212,25 @@ impl Plan {
     /// Bytes in use when everything that was planned is touched.
     pub fn used_bytes(&self) -> u64 {
         self.process_bytes
+            + self.serving_bytes
             + self.trunk_bytes
             + self.kv_bytes
             + self.state_bytes
             + self.work_bytes
             + self.slot_bytes
     }
+}
+
+/// Bytes of a token of the vocabulary in the trie that grammars are followed in: 52 MiB for 248,320 tokens.
+const TRIE_BYTES: u64 = 220;
+
+/// Bytes of a token of the vocabulary in each answer's sampler: a copy of the logits, candidates, counts, bins.
+const SAMPLER_BYTES: u64 = 24;
+
+/// What requests need beside the model, where they are served.
+fn serving_bytes(options: &EngineOptions, vocab_size: usize) -> u64 {
+    let bytes = |sessions: usize| vocab_size as u64 * (TRIE_BYTES + SAMPLER_BYTES * sessions as u64);
+    options.sessions.map_or(0, bytes)
 }
 
 /// The process as it is now, and a margin for what has not happened yet.

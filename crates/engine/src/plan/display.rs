@@ -13,6 +13,9 @@ impl std::fmt::Display for Plan {
         };
         row("budget", self.ram_bytes, &self.ram_source)?;
         row("  process", self.process_bytes, "code, tokenizer, stacks")?;
+        if self.serving_bytes > 0 {
+            row("  requests", self.serving_bytes, "samplers, and the vocabulary for forms of answers")?;
+        }
         row("  trunk", self.trunk_bytes, "resident: weights that every token uses")?;
         row("  KV cache", self.kv_bytes, &format!("{} positions", self.context))?;
         row(
