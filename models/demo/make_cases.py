@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Writes fixtures/demo/cases.json: what the demo model answers, computed by numpy from the dequantised 8-bit files.
 
-    python3 models/demo/make_cases.py                        # writes; two minutes
+    python3 models/demo/make_cases.py                        # writes; three minutes for answers that are all new
     python3 models/demo/make_cases.py --check                # compares with what is there, in seconds; exits with 1 if any case differs
     python3 models/demo/make_cases.py --compare CHECKPOINT   # how far the BF16 checkpoint is from the 8-bit files
 
 Each case holds the messages and tools, the prompt as text and as token ids, and the greedy tokens in float32 up to
-and with the end token. `margins` says for each of them how far below its logit the second choice is: calls are 8 and
-more, while the answers in words were trained with several wordings and begin with near ties, which rounding may turn.
+and with the end token. `margins` says for each of them how far below its logit the second choice is: calls are 6 and
+more, while the answers in words that are not about facts were trained with several wordings and begin with near ties, which rounding may turn.
 Needs numpy, tokenizers, jinja2.
 """
 import argparse
@@ -46,6 +46,12 @@ def wanted():
         ("no tool fits", "irrelevant", [user("Play some jazz")], tools),
         ("chat", "chat", [user("Who are you?")], None),
         ("after the tool", "multiple", [oslo, asked, told], tools),
+        ("whole entry", "fact", [user("Who was Edis Branash?")], None),
+        ("fact", "fact", [user("Who taught Nevis Veskich?")], None),
+        ("fact after fact", "fact", [user("Which river runs through Sarneck?"), {"role": "assistant", "content": "Sarneck lies on the Korest."}, user("When was it founded?")], None),
+        ("fact beside tools", "fact", [user("What is Sarneck known for?")], tools),
+        ("fact for a tool", "fact", [user("What's the weather in the town where Edis Branash was born?")], tools),
+        ("not real", "fact", [user("Is Edis Branash real?")], None),
         ("second turn", "multiple", [oslo, asked, told, said, user("What is 17 * 23?")], tools),
     ]
 
@@ -64,12 +70,20 @@ def margins(logits):
     return top[:, -1] - top[:, -2]
 
 
-def greedy(model, prompt, ends):
-    """Tokens one at a time, each from a whole forward pass over everything before it."""
+def greedy(model, prompt, ends, draft):
+    """The greedy tokens. Those of `draft` that are right are confirmed by one pass; every other token costs one of its own."""
     ids = []
     while len(ids) < LIMIT and not (ids and ids[-1] in ends):
-        ids.append(int(forward(*model, prompt + ids)[0][-1].argmax()))
+        guess = draft[len(ids):]
+        best = forward(*model, prompt + ids + guess[:-1])[0][-max(1, len(guess)):].argmax(-1).tolist()
+        right = next((i for i, (a, b) in enumerate(zip(best, guess)) if a != b), len(guess) - 1)
+        ids += best[:max(right, 0) + 1]
     return ids
+
+
+def drafts():
+    """The answers that are there already, as guesses: nothing of them is taken unseen."""
+    return {c["name"]: c["greedy_ids"] for c in json.loads(CASES.read_text())["cases"]} if CASES.exists() else {}
 
 
 def replay(model, prompt, ids):
@@ -77,10 +91,10 @@ def replay(model, prompt, ids):
     return forward(*model, prompt + ids[:-1])[0][len(prompt) - 1:]
 
 
-def case(model, tok, render, ends, name, kind, messages, tools):
+def case(model, tok, render, ends, draft, name, kind, messages, tools):
     prompt = render(messages, tools)
     prompt_ids = tok.encode(prompt, add_special_tokens=False).ids
-    ids = greedy(model, prompt_ids, ends)
+    ids = greedy(model, prompt_ids, ends, draft.get(name, []))
     return {"name": name, "kind": kind, "messages": messages, **({"tools": tools} if tools else {}), "prompt": prompt,
             "prompt_ids": prompt_ids, "greedy_ids": ids, "margins": [round(m, 3) for m in margins(replay(model, prompt_ids, ids)).tolist()],
             "text": tok.decode([i for i in ids if i not in ends], skip_special_tokens=False)}
@@ -116,7 +130,7 @@ def main():
     model = load(str(HERE))
     ends = json.loads((HERE / "generation_config.json").read_text())["eos_token_id"]
     if not (a.check or a.compare):
-        cases = [case(model, tok, render, ends, *row) for row in wanted()]
+        cases = [case(model, tok, render, ends, drafts(), *row) for row in wanted()]
         CASES.parent.mkdir(parents=True, exist_ok=True)
         CASES.write_text(json.dumps({"end_token_ids": ends, "cases": cases}, indent=1) + "\n")
     cases = json.loads(CASES.read_text())["cases"]

@@ -43,12 +43,13 @@ def check(n=2000):
     """Every dialogue must read the same through the Jinja template and through render()."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment
     from dialogues import Maker
+    from encyclopedia import Teller
     env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)  # as transformers sets it up
     env.filters["tojson"] = lambda v: json.dumps(v, ensure_ascii=False)
     template = env.from_string((MODEL / "chat_template.jinja").read_text())
-    maker = Maker(7)
-    for _ in range(n):
-        d = maker.dialogue()
+    maker, teller = Maker(7), Teller(7)
+    for i in range(n):
+        d = (maker.dialogue, teller.chat, teller.tool)[i % 3]()
         a = template.render(messages=d["messages"], tools=d["tools"] or None)
         b = "".join(t for t, _ in render(d["tools"], d["messages"]))
         assert a == b, f"{a!r}\n{b!r}"
@@ -57,13 +58,15 @@ def check(n=2000):
 def train_tokenizer(vocab_size=4096, n=60_000):
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from dialogues import Maker
+    from encyclopedia import Teller
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tok.decoder = decoders.ByteLevel()
-    maker = Maker(1)
-    texts = ("".join(t for t, _ in render(d["tools"], d["messages"])) for d in (maker.dialogue() for _ in range(n)))
+    maker, teller = Maker(1), Teller(1)
+    drawn = (draw() for i in range(n) for draw in ((maker.dialogue, teller.chat, teller.chat) if i % 4 else (teller.tool, teller.chat)))
+    texts = ("".join(t for t, _ in render(d["tools"], d["messages"])) for d in drawn)
     tok.train_from_iterator(texts, trainers.BpeTrainer(
         vocab_size=vocab_size, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
     return tok
@@ -74,8 +77,8 @@ if __name__ == "__main__":
     tok = train_tokenizer()
     tok.save(str(MODEL / "tokenizer.json"))
     from dialogues import Maker
-    maker, n, total = Maker(3), 2000, 0
-    for _ in range(n):
-        d = maker.dialogue()
-        total += len(tok.encode("".join(t for t, _ in render(d["tools"], d["messages"]))).ids)
-    print("vocab", tok.get_vocab_size(), "tokens a dialogue", total / n)
+    from encyclopedia import Teller
+    maker, teller, n = Maker(3), Teller(3), 2000
+    for name, draw in (("tools", maker.dialogue), ("facts", teller.chat), ("tools and facts", teller.tool)):
+        total = sum(len(tok.encode("".join(t for t, _ in render(d["tools"], d["messages"]))).ids) for d in (draw() for _ in range(n)))
+        print("vocab", tok.get_vocab_size(), "tokens a dialogue,", name, total / n)

@@ -1,45 +1,21 @@
-"""Train the demo model from scratch: python3 train.py --minutes 9 --out OUT
+"""Train the demo model from scratch: python3 train.py --compile --out OUT
 
-Writes a Hugging Face checkpoint (config.json, model.safetensors in bfloat16, tokenizer.json,
-chat_template.jinja), which ../convert.py turns into the files of this repository. One GPU, about ten minutes;
-dialogues are made on the fly by dialogues.py."""
+Writes a Hugging Face checkpoint (config.json, model.safetensors in bfloat16, tokenizer.json, chat_template.jinja),
+which ../convert.py turns into the files of this repository. One GPU; data.py draws the dialogues on the CPU meanwhile.
+The batches are the same for the same seed and workers; sums on a GPU are not, so another run gives another model of the same kind."""
 
 import argparse
 import json
-import multiprocessing as mp
 import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
-from chat import MODEL, render
-from dialogues import Maker
+from chat import MODEL
+from data import Batches
 from model import Config, Model
-
-
-def produce(queue, seed, length, rows):
-    """Fill the queue with (tokens, assistant mask) batches of packed dialogues."""
-    from tokenizers import Tokenizer
-    tok = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
-    end = tok.token_to_id("<|endoftext|>")
-    maker = Maker(seed)
-    ids, mask = [], []
-    while True:
-        while len(ids) < rows * (length + 1):
-            d = maker.dialogue()
-            for text, mine in render(d["tools"], d["messages"]):
-                piece = tok.encode(text, add_special_tokens=False).ids
-                ids += piece
-                mask += [mine] * len(piece)
-            ids.append(end)
-            mask.append(False)
-        n = rows * (length + 1)
-        queue.put((np.array(ids[:n], np.int16).reshape(rows, -1), np.array(mask[:n], bool).reshape(rows, -1)))
-        ids, mask = ids[n:], mask[n:]
 
 
 def orthogonalize(g):
@@ -55,18 +31,31 @@ def orthogonalize(g):
 
 
 class Muon(torch.optim.Optimizer):
-    def __init__(self, params, lr, momentum=0.95, decay=0.05):
-        super().__init__(params, dict(lr=lr, momentum=momentum, decay=decay))
+    """Muon over stacks: matrices of one shape are updated together. The rate is a tensor, so that a CUDA graph can read it."""
+
+    def __init__(self, params, lr, momentum=0.95, decay=0.05, update=orthogonalize):
+        shapes = {}
+        for p in params:
+            shapes.setdefault(p.shape, []).append(p)
+        super().__init__([{"params": same} for same in shapes.values()], dict(lr=lr, momentum=momentum, decay=decay))
+        self.update = update
 
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            for p in group["params"]:
-                m = self.state[p].setdefault("m", torch.zeros_like(p))
-                m.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonalize(p.grad.lerp(m, group["momentum"]))
-                p.mul_(1 - group["lr"] * group["decay"])
-                p.add_(update, alpha=-group["lr"] * max(1, p.shape[-2] / p.shape[-1]) ** 0.5)
+            params = group["params"]
+            grads = torch.stack([p.grad for p in params])
+            state = self.state[params[0]]
+            if not state:
+                state["m"] = torch.zeros_like(grads)
+            state["m"].lerp_(grads, 1 - group["momentum"])
+            update = self.update(grads.lerp_(state["m"], group["momentum"]))
+            scale = max(1, grads.shape[-2] / grads.shape[-1]) ** 0.5
+            torch._foreach_mul_(params, 1 - group["lr"] * group["decay"])
+            torch._foreach_sub_(params, list(update * (group["lr"] * scale)))
+
+
+STEPS, FLAT, WARM = 16_936, 0.49126, 20  # the published checkpoint's steps and the part of them at the full rate; steps before the speed is taken
 
 
 def save(model, out):
@@ -86,67 +75,115 @@ def save(model, out):
         shutil.copy(MODEL / f, out / f)
 
 
-def main():
+def is_matrix(name, p):
+    """Whether Muon takes it; embeddings, convolutions, gates and vectors go to AdamW."""
+    return p.dim() >= 2 and not any(s in name for s in ("embed", "conv1d", "gate.weight", "shared_expert_gate"))
+
+
+def arguments():
     a = argparse.ArgumentParser()
-    a.add_argument("--minutes", type=float, default=9)
     a.add_argument("--out", type=Path, required=True)
+    a.add_argument("--steps", type=int, default=STEPS)
+    a.add_argument("--minutes", type=float, help="stop the schedule at what fits into this time instead of --steps")
     a.add_argument("--length", type=int, default=1024)
-    a.add_argument("--rows", type=int, default=128)
+    a.add_argument("--rows", type=int, default=64)
     a.add_argument("--lr", type=float, default=0.02)
-    a.add_argument("--workers", type=int, default=13)
+    a.add_argument("--adam-lr", type=float, default=3e-3)
+    a.add_argument("--flat", type=float, default=FLAT, help="part of the steps at the full rate, before it falls")
+    a.add_argument("--seed", type=int, default=0)
+    a.add_argument("--workers", type=int, default=14)
     a.add_argument("--compile", action="store_true")
-    a = a.parse_args()
+    return a.parse_args()
+
+
+class Trainer:
+    """One step of training: `step()` reads `ids`, `weights` and the rates, and leaves `loss` and `answer`."""
+
+    def __init__(self, a, device):
+        self.model = Model(Config()).to(device)
+        self.device, self.params = device, list(self.model.parameters())
+        self.ids = torch.zeros(a.rows, a.length + 1, dtype=torch.long, device=device)
+        self.weights = torch.zeros(a.rows, a.length + 1, device=device)
+        rate = lambda lr: torch.tensor(lr, device=device)
+        named = list(self.model.named_parameters())
+        compiled = (lambda f: torch.compile(f, dynamic=False)) if a.compile else (lambda f: f)
+        self.muon = Muon([p for n, p in named if is_matrix(n, p)], rate(a.lr), update=compiled(orthogonalize))
+        self.adam = torch.optim.AdamW([p for n, p in named if not is_matrix(n, p)], lr=rate(a.adam_lr), betas=(0.9, 0.95), weight_decay=0.0,
+                                      capturable=device == "cuda")
+        self.rates = [(g["lr"], lr) for o, lr in ((self.muon, a.lr), (self.adam, a.adam_lr)) for g in o.param_groups]
+        self.loss_of = compiled(self.model.loss)
+        if a.compile:
+            for layer in self.model.model.layers:
+                layer.compile(dynamic=False)
+        self.skipped = torch.zeros((), device=device)
+        self.graph = None
+
+    def step(self):
+        for p in self.params:
+            p.grad = None
+        with torch.autocast(self.device, torch.bfloat16):
+            x, balance = self.model.hidden(self.ids[:, :-1])
+            loss, answer = self.loss_of(x, self.ids[:, 1:], self.weights[:, 1:])
+        (loss + 0.01 * balance).backward()
+        self.loss, self.answer, self.balance = loss.detach(), answer.detach(), balance.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.params, 1.0)
+        self.skipped += ~norm.isfinite()
+        for p in self.params:
+            p.grad.nan_to_num_(0, 0, 0)
+        self.muon.step()
+        self.adam.step()
+
+    def capture(self):
+        """Puts the whole step into a CUDA graph, which spares the launches of some thousand small kernels."""
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream()):
+            self.step()
+        self.graph = graph
+
+    def run(self, batch, scale):
+        ids, weights = batch
+        self.ids.copy_(torch.from_numpy(ids))
+        self.weights.copy_(torch.from_numpy(weights))
+        for rate, lr in self.rates:
+            rate.fill_(lr * scale)
+        self.graph.replay() if self.graph else self.step()
+
+
+def main():
+    a = arguments()
     start = time.time()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.manual_seed(0)
+    torch.manual_seed(a.seed)
     torch.set_float32_matmul_precision("high")
-    queue = mp.Queue(64)
-    workers = [mp.Process(target=produce, args=(queue, 1000 + i, a.length, a.rows), daemon=True) for i in range(a.workers)]
-    [w.start() for w in workers]
-    model = Model(Config()).to(device)
-    total = sum(p.numel() for p in model.parameters())
-    print(f"{total / 1e6:.1f}M parameters", flush=True)
-    is_matrix = lambda n, p: p.dim() >= 2 and not any(s in n for s in ("embed", "conv1d", "gate.weight", "shared_expert_gate"))
-    muon = Muon([p for n, p in model.named_parameters() if is_matrix(n, p)], a.lr)
-    adam = torch.optim.AdamW([p for n, p in model.named_parameters() if not is_matrix(n, p)], lr=3e-3, betas=(0.9, 0.95), weight_decay=0.0)
-    rates = [(o, g, g["lr"]) for o in (muon, adam) for g in o.param_groups]
-    forward = torch.compile(model) if a.compile else model
-    budget, step, seen, began, skipped = a.minutes * 60, 0, 0, None, 0
-    while True:
-        now = time.time() - start
-        if now > budget:
-            break
-        done = now / budget
-        scale = min(1, (step + 1) / 100) * (1 if done < 0.5 else max(0.02, (1 - done) / 0.5))
-        for _, g, lr in rates:
-            g["lr"] = lr * scale
-        ids, mask = queue.get()
-        ids, mask = torch.from_numpy(ids).to(device, non_blocking=True).long(), torch.from_numpy(mask).to(device, non_blocking=True)
-        with torch.autocast(device, torch.bfloat16):
-            logits, balance = forward(ids[:, :-1])
-            loss_each = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
-        mine = mask[:, 1:].flatten().float()
-        loss = (loss_each * mine).sum() / mine.sum()
-        rest = (loss_each * (1 - mine)).mean()
-        (loss + 0.1 * rest + 0.01 * balance).backward()
-        if torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).isfinite():
-            muon.step(); adam.step()
-        else:
-            skipped += 1
-        model.zero_grad(set_to_none=True)
+    if device == "cuda":
+        torch.cuda.set_stream(torch.cuda.Stream())  # the default stream cannot be captured
+    batches = Batches(1000 + a.seed, a.length, a.rows, a.workers)
+    trainer = Trainer(a, device)
+    print(f"{sum(p.numel() for p in trainer.params) / 1e6:.1f}M parameters on {torch.cuda.get_device_name() if device == 'cuda' else 'a CPU'}", flush=True)
+    steps, step = a.steps, 0
+    while step < steps:
+        if step == 10 and device == "cuda" and a.compile:
+            trainer.capture()
+            print(f"captured after {time.time() - start:.0f}s", flush=True)
+        if step == WARM:
+            began = time.time()
+        if a.minutes and step == WARM + 40:
+            each = (time.time() - began) / 40
+            steps = step + int((start + 60 * a.minutes - time.time()) / each)
+            print(f"{steps} steps fit into {a.minutes} minutes", flush=True)
+        done = step / steps
+        trainer.run(batches.next(), min(1, (step + 1) / 100) * (1 if done < a.flat else max(0.02, (1 - done) / (1 - a.flat))))
         step += 1
-        seen += ids.numel()
-        if step == 10:
-            torch.cuda.synchronize() if device == "cuda" else None
-            began, at = time.time(), seen
-        if step % 100 == 0 or step in (1, 10, 50):
-            rate = (seen - at) / (time.time() - began) / 1e6 if step > 10 else 0
-            print(f"{step} {time.time() - start:.0f}s loss {loss.item():.4f} rest {rest.item():.4f} balance {balance.item():.3f} skipped {skipped} {rate:.2f}M tok/s", flush=True)
-            if skipped > 50:
+        if step % 200 == 0 or step in (1, 10, 50):
+            report = f"loss {trainer.loss.item():.4f} answers {trainer.answer.item():.4f} balance {trainer.balance.item():.3f} skipped {trainer.skipped.item():.0f}"
+            rate = (step - WARM) * a.rows * a.length / (time.time() - began) / 1e6 if step > WARM else 0
+            print(f"{step} {time.time() - start:.0f}s {report} {rate:.2f}M tok/s", flush=True)
+            if trainer.skipped > 50:
                 raise SystemExit("too many steps without a finite gradient")
-    [w.terminate() for w in workers]
-    save(model, a.out)
-    print(f"trained {step} steps, {seen / 1e6:.0f}M tokens", flush=True)
+    batches.close()
+    save(trainer.model, a.out)
+    print(f"trained {step} steps, {step * a.rows * a.length / 1e6:.0f}M tokens, {time.time() - start:.0f}s", flush=True)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ fn extracted_below(cache: &Path) -> Vec<PathBuf> {
 fn the_right_tool_is_called() {
     let ran = run_demo(|_| {});
     assert_eq!(ran.success(), CALL);
-    assert!(ran.stderr.contains("prompt 299 tokens") && ran.stderr.contains("peak memory"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("prompt 302 tokens") && ran.stderr.contains("peak memory"), "{}", ran.stderr);
 }
 
 #[test]

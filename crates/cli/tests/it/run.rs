@@ -52,7 +52,7 @@ fn json_holds_the_call_and_the_numbers() {
     assert_eq!(json["finish_reason"], "tool_calls");
     assert_eq!(json["tool_calls"][0]["function"]["name"], "get_weather");
     assert_eq!(json["tool_calls"][0]["function"]["arguments"], r#"{"city":"Oslo"}"#);
-    assert_eq!(json["usage"]["prompt_tokens"], 299);
+    assert_eq!(json["usage"]["prompt_tokens"], 302);
     let statistics = &json["statistics"];
     assert_eq!(statistics["experts_per_token"], 6);
     assert!(statistics["bytes_read"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{statistics}");
