@@ -67,8 +67,10 @@ pub enum Ending {
     Turn,
     /// This stop string came up.
     Stop(String),
-    /// As many tokens as were allowed, or as the context holds.
+    /// As many tokens as were allowed.
     Length,
+    /// No place in the context is left.
+    ContextFull,
 }
 
 /// A token of an answer and how likely it was, beside the likeliest.

@@ -22,6 +22,8 @@ pub(crate) struct Feed {
     receiver: mpsc::Receiver<(usize, Event)>,
     tickets: Vec<Ticket>,
     answers: Vec<Progress>,
+    /// Was waited for, and comes before everything else.
+    first: Option<AnswerEvent>,
     /// Comes next, before anything that is received.
     next: Option<AnswerEvent>,
     has_failed: bool,
@@ -57,6 +59,7 @@ impl Feed {
             receiver,
             tickets: Vec::new(),
             answers,
+            first: None,
             next: None,
             has_failed: false,
         }
@@ -87,6 +90,17 @@ impl Feed {
         self.sender = None;
     }
 
+    /// Waits for the first event, which stays the next one; gives it away only if it is a failure.
+    pub(crate) async fn begin(&mut self) -> Result<(), ApiError> {
+        match self.next().await {
+            Some(AnswerEvent::Failed(error)) => Err(error),
+            event => {
+                self.first = event;
+                Ok(())
+            }
+        }
+    }
+
     /// The next event; `None` after the last answer, or after a failure.
     pub(crate) async fn next(&mut self) -> Option<AnswerEvent> {
         poll_fn(|cx| self.poll_next(cx)).await
@@ -94,7 +108,7 @@ impl Feed {
 
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<AnswerEvent>> {
         loop {
-            if let Some(event) = self.next.take() {
+            if let Some(event) = self.first.take().or_else(|| self.next.take()) {
                 return Poll::Ready(Some(event));
             }
             if self.has_failed || self.answers.iter().all(|answer| answer.is_over) {
@@ -146,13 +160,16 @@ impl Feed {
                 let ending = match end {
                     End::Turn => Ending::Turn,
                     End::Stop(n) => Ending::Stop(self.options.stops.get(n).cloned().unwrap_or_default()),
-                    End::MaxTokens | End::ContextFull => Ending::Length,
+                    End::MaxTokens => Ending::Length,
+                    End::ContextFull => Ending::ContextFull,
                 };
                 Some(AnswerEvent::Finished { index, parts, ending, n_tokens, n_thought_tokens })
             }
             Event::Failed(error) => {
                 let kind = match &*error {
                     EngineError::ShuttingDown => ErrorKind::Unavailable,
+                    // The form came with the request.
+                    EngineError::Constraint(_) | EngineError::NothingAllowed => ErrorKind::Invalid,
                     _ => ErrorKind::Internal,
                 };
                 Some(self.fail(ApiError::new(kind, error.to_string())))

@@ -110,8 +110,10 @@ pub enum ToolChoice {
 pub const MAX_ANSWERS: usize = 32;
 /// Most log-probabilities of one token.
 pub const MAX_LOGPROBS: usize = 20;
-/// Most stop strings.
-pub const MAX_STOPS: usize = 64;
+/// Most stop strings, and most bytes of each: all of them are looked for with each token.
+pub const MAX_STOPS: usize = 16;
+/// See [`MAX_STOPS`].
+pub const MAX_STOP_BYTES: usize = 256;
 
 impl SamplingFields {
     /// The model's own settings, with what the client asked for in their place.
@@ -139,10 +141,11 @@ impl Job {
         if self.max_tokens == Some(0) {
             return Err(ApiError::field("max_tokens", "is 0, expected at least 1"));
         }
-        if self.stops.len() > MAX_STOPS || self.stops.iter().any(String::is_empty) {
+        let is_stop = |text: &String| (1..=MAX_STOP_BYTES).contains(&text.len());
+        if self.stops.len() > MAX_STOPS || !self.stops.iter().all(is_stop) {
             return Err(ApiError::field(
                 "stop",
-                format!("expected at most {MAX_STOPS} texts, none of them empty"),
+                format!("expected at most {MAX_STOPS} texts of 1 to {MAX_STOP_BYTES} bytes"),
             ));
         }
         if self.logprobs.is_some_and(|n| n > MAX_LOGPROBS) {

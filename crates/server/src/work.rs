@@ -24,7 +24,6 @@ pub(crate) fn chat_prompt(text: &TextSide, chat: &Chat) -> Result<Prompt, ApiErr
 /// Hands a job to the scheduler.
 pub(crate) fn submit(scheduler: &Scheduler, forms: &Forms, job: Job) -> Result<Feed, ApiError> {
     let text = scheduler.text();
-    let form = forms.of_job(text, &job)?;
     let prompts: Vec<Prompt> = match &job.input {
         Input::Chat(chat) => vec![chat_prompt(text, chat)?],
         Input::Plain(prompts) => {
@@ -35,6 +34,13 @@ pub(crate) fn submit(scheduler: &Scheduler, forms: &Forms, job: Job) -> Result<F
             prompts.iter().map(prompt).collect::<Result<_, _>>()?
         }
     };
+    // A form may take long to compile: what cannot be read needs none.
+    let context = scheduler.plan().context;
+    if let Some(prompt) = prompts.iter().find(|prompt| prompt.tokens.len() > context) {
+        let n_tokens = prompt.tokens.len();
+        return Err(refused(EngineError::PromptTooLong { n_tokens, context }));
+    }
+    let form = forms.of_job(text, &job)?;
     let sampling = job.sampling.over(&text.defaults().sampling);
     let options = FeedOptions {
         n_answers: prompts.len() * job.n,

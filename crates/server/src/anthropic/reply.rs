@@ -140,6 +140,7 @@ fn stop_reason(ending: Option<&Ending>, has_calls: bool) -> (Value, Value) {
         Some(Ending::Stop(text)) => ("stop_sequence".into(), text.as_str().into()),
         Some(Ending::Turn) if has_calls => ("tool_use".into(), Value::Null),
         Some(Ending::Turn) => ("end_turn".into(), Value::Null),
+        Some(Ending::ContextFull) => ("model_context_window_exceeded".into(), Value::Null),
         Some(Ending::Length) | None => ("max_tokens".into(), Value::Null),
     }
 }

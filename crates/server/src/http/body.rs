@@ -16,7 +16,7 @@ use crate::error::{ApiError, ErrorKind};
 /// A whole body, and its share of the memory for bodies.
 pub(super) struct WholeBody {
     pub(super) bytes: Vec<u8>,
-    _share: Vec<OwnedSemaphorePermit>,
+    pub(super) share: Vec<OwnedSemaphorePermit>,
 }
 
 /// Reads a body that says it is JSON.
@@ -65,7 +65,7 @@ async fn collect(app: &App, mut body: Body) -> Result<WholeBody, ApiError> {
         }
         bytes.extend_from_slice(&chunk);
     }
-    Ok(WholeBody { bytes, _share: share })
+    Ok(WholeBody { bytes, share })
 }
 
 async fn next_chunk(body: &mut Body) -> Result<Option<Bytes>, ApiError> {

@@ -65,8 +65,15 @@ pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
 fn check(app: &App, request: &Request) -> Result<(), ApiError> {
     let (headers, uri) = (request.headers(), request.uri());
     let host = host_of(uri, headers);
-    if app.is_loopback && host.as_deref().is_some_and(|host| !is_local(host, &app.options.host)) {
-        let message = "this host name is not this server's; ask for localhost, or serve with --host";
+    // Where a key is asked for, the page that tricks a browser has none.
+    let is_good = |host: &str| match (app.is_loopback, &app.options.api_key) {
+        (true, _) => is_local(host, &app.options.host),
+        (false, None) => is_local(host, &app.options.host) || without_port(host).parse::<IpAddr>().is_ok(),
+        (false, Some(_)) => true,
+    };
+    if host.as_deref().is_some_and(|host| !is_good(host)) {
+        let message =
+            "this host name is not this server's; ask for its IP address or localhost, or serve with --host";
         return Err(ApiError::new(ErrorKind::Forbidden, message));
     }
     if let Some(origin) = headers.get(ORIGIN)

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
@@ -12,10 +13,10 @@ use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::app::App;
-use super::body::read_body;
+use super::body::{WholeBody, read_body};
 use super::guard::guard;
 use super::live::LiveBody;
 use super::reply::{self, shape_of};
@@ -103,21 +104,33 @@ async fn answer<R: Reply + 'static>(
     let body = read_body(&app, &parts.headers, body).await?;
     let head = app.heads.next(&app.options.model);
     let shared = Arc::clone(&app);
-    let (feed, reply, is_stream) = blocking(move || {
-        let (job, reply) = parse(&body.bytes, head)?;
-        drop(body);
+    let (mut feed, reply, is_stream) = blocking(deadline, move || {
+        let WholeBody { bytes, share } = body;
+        let (job, reply) = parse(&bytes, head)?;
+        drop(bytes);
         let is_stream = job.stream;
-        Ok((work::submit(&shared.scheduler, &shared.forms, job)?, reply, is_stream))
+        let feed = work::submit(&shared.scheduler, &shared.forms, job)?;
+        // What was read from the body takes memory until here.
+        drop(share);
+        Ok((feed, reply, is_stream))
     })
     .await?;
     if is_stream {
         let ping_time = app.options.limits.ping_time;
+        // A failure before the first event still has its status.
+        if let Ok(begun) = timeout(ping_time, feed.begin()).await {
+            begun?;
+        }
         return Ok(events(AnswerBody::new(feed, Box::new(reply), ping_time, deadline)));
     }
     match timeout_at(deadline, whole(feed)).await {
         Ok(outcome) => Ok(reply::json(&reply.whole(&outcome?))),
-        Err(_) => Err(ApiError::new(ErrorKind::Unavailable, "the answer took longer than it may")),
+        Err(_) => Err(too_slow()),
     }
+}
+
+fn too_slow() -> ApiError {
+    ApiError::new(ErrorKind::Unavailable, "the answer took longer than it may")
 }
 
 /// If the client goes away, this is dropped, and with it the work.
@@ -132,24 +145,27 @@ async fn whole(mut feed: Feed) -> Result<Outcome, ApiError> {
     Ok(outcome)
 }
 
-/// Runs what takes a while away from the threads of the connections.
+/// Runs what takes a while away from the threads of the connections. What is not done in time goes on to its end unheard.
 async fn blocking<T: Send + 'static>(
+    deadline: Instant,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    match spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(_) => {
+    match timeout_at(deadline, spawn_blocking(work)).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => {
             Err(ApiError::new(ErrorKind::Internal, "the request could not be worked on; this is a bug"))
         }
+        Err(_) => Err(too_slow()),
     }
 }
 
 async fn count_tokens(State(app): Shared, request: Request) -> Response {
     let count = async {
+        let deadline = Instant::now() + app.options.limits.answer_time;
         let (parts, body) = request.into_parts();
         let body = read_body(&app, &parts.headers, body).await?;
         let text = Arc::clone(app.scheduler.text());
-        let n = blocking(move || {
+        let n = blocking(deadline, move || {
             let chat = anthropic::messages::parse_count(&body.bytes)?;
             Ok(work::chat_prompt(&text, &chat)?.tokens.len())
         });
@@ -163,7 +179,19 @@ async fn embeddings() -> Response {
     reply::error(&ApiError::new(ErrorKind::NotFound, message).with_code("not_supported"), Shape::OpenAi)
 }
 
-async fn stored(Path(id): Path<String>) -> Response {
+/// The end of a path.
+type Id = Result<Path<String>, PathRejection>;
+
+/// The framework's own words would be plain text.
+fn bad_path(rejection: &PathRejection, shape: Shape) -> Response {
+    reply::error(&ApiError::new(ErrorKind::Invalid, rejection.body_text()), shape)
+}
+
+async fn stored(id: Id) -> Response {
+    let Path(id) = match id {
+        Ok(id) => id,
+        Err(rejection) => return bad_path(&rejection, Shape::OpenAi),
+    };
     let message = format!("there is no response {id:?}: responses are not stored");
     reply::error(&ApiError::new(ErrorKind::NotFound, message), Shape::OpenAi)
 }
@@ -185,7 +213,11 @@ async fn models(State(app): Shared) -> Response {
     }))
 }
 
-async fn model(State(app): Shared, Path(id): Path<String>, uri: Uri, headers: HeaderMap) -> Response {
+async fn model(State(app): Shared, id: Id, uri: Uri, headers: HeaderMap) -> Response {
+    let Path(id) = match id {
+        Ok(id) => id,
+        Err(rejection) => return bad_path(&rejection, shape_of(&uri, &headers)),
+    };
     if id == app.options.model {
         return reply::json(&model_json(&app));
     }

@@ -229,7 +229,7 @@ impl ChatReply {
 /// OpenAI's word for the end of an answer.
 fn finish_reason(ending: Option<&Ending>, has_calls: bool) -> &'static str {
     match ending {
-        Some(Ending::Length) | None => "length",
+        Some(Ending::Length | Ending::ContextFull) | None => "length",
         _ if has_calls => "tool_calls",
         _ => "stop",
     }

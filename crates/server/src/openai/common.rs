@@ -1,9 +1,11 @@
 //! Fields that requests share, OpenAI's own and those that users of llama.cpp and vLLM expect.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::fmt;
 
 use flashmill_engine::{Content, Message, ToolCall};
-use serde::Deserialize;
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use crate::answer::Outcome;
@@ -29,7 +31,7 @@ pub struct Common {
     repeat_penalty: Option<f32>,
     presence_penalty: Option<f32>,
     frequency_penalty: Option<f32>,
-    logit_bias: Option<HashMap<String, f32>>,
+    logit_bias: Option<Biases>,
     grammar: Option<String>,
     guided_regex: Option<String>,
     guided_grammar: Option<String>,
@@ -101,21 +103,8 @@ impl Common {
             })?),
             None => None,
         };
-        let biases = self.logit_bias.iter().flatten();
-        let logit_bias: Result<Vec<(u32, f32)>, ApiError> = biases
-            .map(|(id, &bias)| match id.parse() {
-                Ok(id) if bias.is_finite() => Ok((id, bias)),
-                _ => Err(ApiError::field(
-                    "logit_bias",
-                    format!("{id:?}: {bias} is not a token's number and what is added"),
-                )),
-            })
-            .collect();
-        let mut logit_bias = logit_bias?;
-        if logit_bias.len() > MAX_BIASES {
-            return Err(ApiError::field("logit_bias", format!("expected at most {MAX_BIASES} entries")));
-        }
-        logit_bias.sort_by_key(|&(id, _)| id);
+        let biases = self.logit_bias.iter().flat_map(|biases| &biases.0);
+        let logit_bias = biases.map(|(&id, &bias)| (id, bias)).collect();
         Ok(SamplingFields {
             temperature: self.temperature,
             top_k,
@@ -156,6 +145,41 @@ impl Common {
             1 => Ok(found.remove(0)),
             _ => Err(ApiError::field("response_format", "more than one format is asked for; give one")),
         }
+    }
+}
+
+/// What is added to the logits of tokens. Bounded while it is read.
+#[derive(Debug)]
+struct Biases(BTreeMap<u32, f32>);
+
+impl<'de> Deserialize<'de> for Biases {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Biases, D::Error> {
+        deserializer.deserialize_map(BiasesVisitor)
+    }
+}
+
+struct BiasesVisitor;
+
+impl<'de> Visitor<'de> for BiasesVisitor {
+    type Value = Biases;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of numbers by token id")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Biases, A::Error> {
+        let mut biases = BTreeMap::new();
+        while let Some((id, bias)) = map.next_entry::<String, f32>()? {
+            let number = id.parse().ok().filter(|_| bias.is_finite());
+            let number = number.ok_or_else(|| {
+                Error::custom(format!("{id:?}: {bias} is not a token's number and what is added"))
+            })?;
+            biases.insert(number, bias);
+            if biases.len() > MAX_BIASES {
+                return Err(Error::custom(format!("expected at most {MAX_BIASES} entries")));
+            }
+        }
+        Ok(Biases(biases))
     }
 }
 

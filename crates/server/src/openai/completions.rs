@@ -1,6 +1,9 @@
 //! `/v1/completions`: prompts as they are, without a chat template.
 
-use serde::Deserialize;
+use std::fmt;
+
+use serde::de::{Error, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value, json};
 
 use super::chat::StreamOptions;
@@ -14,7 +17,7 @@ use crate::read::read;
 
 #[derive(Debug, Deserialize)]
 struct CompletionRequest {
-    prompt: Value,
+    prompt: Prompts,
     max_tokens: Option<usize>,
     logprobs: Option<usize>,
     echo: Option<bool>,
@@ -39,7 +42,7 @@ pub fn parse(body: &[u8], head: Head) -> Result<(Job, CompletionReply), ApiError
     if request.best_of.is_some_and(|best_of| best_of != common.n()) {
         return Err(ApiError::field("best_of", "is not supported; leave it out, or make it n"));
     }
-    let prompts = prompts(request.prompt)?;
+    let Prompts(prompts) = request.prompt;
     let n_answers = prompts.len().saturating_mul(common.n());
     if n_answers > MAX_ANSWERS {
         let problem = format!("{n_answers} answers are asked for, at most {MAX_ANSWERS} can be");
@@ -68,27 +71,93 @@ pub fn parse(body: &[u8], head: Head) -> Result<(Job, CompletionReply), ApiError
     Ok((job, reply))
 }
 
-/// A text, texts, tokens, or lists of tokens.
-fn prompts(prompt: Value) -> Result<Vec<PlainPrompt>, ApiError> {
-    let expected =
-        "expected a text, texts, an array of token ids, or arrays of token ids, none of them empty";
-    let wrong = || ApiError::field("prompt", expected);
-    let tokens = |ids: &[Value]| -> Result<PlainPrompt, ApiError> {
-        let ids: Option<Vec<u32>> = ids.iter().map(|id| id.as_u64()?.try_into().ok()).collect();
-        ids.filter(|ids| !ids.is_empty()).map(PlainPrompt::Tokens).ok_or_else(wrong)
-    };
-    match prompt {
-        Value::String(text) => Ok(vec![PlainPrompt::Text(text)]),
-        Value::Array(list) if list.first().is_some_and(Value::is_number) => Ok(vec![tokens(&list)?]),
-        Value::Array(list) if !list.is_empty() => list
-            .into_iter()
-            .map(|item| match item {
-                Value::String(text) => Ok(PlainPrompt::Text(text)),
-                Value::Array(ids) => tokens(&ids),
-                _ => Err(wrong()),
-            })
-            .collect(),
-        _ => Err(wrong()),
+/// A text, texts, tokens, or lists of tokens: at least one, and none of them empty.
+#[derive(Debug)]
+struct Prompts(Vec<PlainPrompt>);
+
+/// An element of the list.
+enum Element {
+    Token(u32),
+    Prompt(PlainPrompt),
+}
+
+impl<'de> Deserialize<'de> for Prompts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Prompts, D::Error> {
+        deserializer.deserialize_any(PromptsVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Element {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Element, D::Error> {
+        deserializer.deserialize_any(ElementVisitor)
+    }
+}
+
+struct PromptsVisitor;
+struct ElementVisitor;
+
+const EXPECTED: &str = "a text, texts, an array of token ids, or arrays of token ids, none of them empty";
+
+impl<'de> Visitor<'de> for PromptsVisitor {
+    type Value = Prompts;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(EXPECTED)
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Prompts, E> {
+        Ok(Prompts(vec![PlainPrompt::Text(text.to_owned())]))
+    }
+
+    /// Ids are kept as such from the start: a body of them would take eight times its size as JSON values.
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Prompts, A::Error> {
+        let (mut tokens, mut prompts) = (Vec::new(), Vec::new());
+        while let Some(element) = seq.next_element()? {
+            match element {
+                Element::Token(id) if prompts.is_empty() => tokens.push(id),
+                Element::Prompt(prompt) if tokens.is_empty() && prompts.len() < MAX_ANSWERS => {
+                    prompts.push(prompt);
+                }
+                Element::Prompt(_) if tokens.is_empty() => {
+                    return Err(Error::custom(format!("expected at most {MAX_ANSWERS} prompts")));
+                }
+                _ => return Err(Error::custom(format!("expected {EXPECTED}"))),
+            }
+        }
+        if !tokens.is_empty() {
+            prompts.push(PlainPrompt::Tokens(tokens));
+        }
+        if prompts.is_empty() {
+            return Err(Error::custom(format!("expected {EXPECTED}")));
+        }
+        Ok(Prompts(prompts))
+    }
+}
+
+impl<'de> Visitor<'de> for ElementVisitor {
+    type Value = Element;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, a token id, or an array of token ids that is not empty")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Element, E> {
+        Ok(Element::Prompt(PlainPrompt::Text(text.to_owned())))
+    }
+
+    fn visit_u64<E: Error>(self, id: u64) -> Result<Element, E> {
+        u32::try_from(id).map(Element::Token).map_err(|_| E::custom(format!("{id} is no token id")))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Element, A::Error> {
+        let mut tokens: Vec<u32> = Vec::new();
+        while let Some(id) = seq.next_element()? {
+            tokens.push(id);
+        }
+        match tokens.is_empty() {
+            true => Err(Error::custom("is empty")),
+            false => Ok(Element::Prompt(PlainPrompt::Tokens(tokens))),
+        }
     }
 }
 
@@ -177,7 +246,7 @@ fn logprobs_json(list: &[TokenLogprobs], offset: &mut usize) -> Value {
 fn finish_reason(ending: Option<&Ending>) -> &'static str {
     match ending {
         Some(Ending::Turn | Ending::Stop(_)) => "stop",
-        Some(Ending::Length) | None => "length",
+        Some(Ending::Length | Ending::ContextFull) | None => "length",
     }
 }
 

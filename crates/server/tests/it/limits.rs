@@ -85,6 +85,40 @@ fn hosts_and_origins() {
 }
 
 #[test]
+fn names_that_point_here_from_outside() {
+    // Without a key on every address, a page whose name was made to point here could ask.
+    let open = with(|options| (options.host, options.allow_no_key) = ("0.0.0.0".into(), true));
+    let keyed = with(|options| (options.host, options.api_key) = ("0.0.0.0".into(), Some("k".into())));
+    let status = |server: &Served, host: &str| {
+        let address = (std::net::Ipv4Addr::LOCALHOST, server.address.port()).into();
+        ask(address, "GET", "/v1/models", &[("host", host), ("x-api-key", "k")], b"").status
+    };
+    for (host, expected) in
+        [("192.168.0.7:80", 200), ("[fe80::1]:80", 200), ("localhost", 200), ("evil.example", 403)]
+    {
+        assert_eq!(status(&open, host), expected, "{host}");
+        assert_eq!(status(&keyed, host), 200, "{host}");
+    }
+}
+
+#[test]
+fn paths_that_are_no_text() {
+    for (path, headers) in [
+        ("/v1/models/%ff", &[][..]),
+        ("/v1/responses/%ff", &[]),
+        ("/v1/models/%ff", &[("anthropic-version", "1")]),
+    ] {
+        let response = ask(shared().address, "GET", path, headers, b"");
+        assert_eq!(
+            (response.status, response.header("content-type")),
+            (400, Some("application/json")),
+            "{path}"
+        );
+        assert_eq!(response.json()["error"]["type"], "invalid_request_error", "{path}");
+    }
+}
+
+#[test]
 fn bodies_that_are_none() {
     let server = shared();
     let deep = format!("{{\"messages\": {}{}}}", "[".repeat(100_000), "]".repeat(100_000));
@@ -284,6 +318,20 @@ fn running_answers_end_before_the_server_does() {
     assert!(text.ends_with("data: [DONE]\n\n"), "the answer went on to its end: {text:?}");
     assert!(text.contains("\"finish_reason\":\"length\""));
     server.join();
+}
+
+#[test]
+fn a_stream_that_never_began_has_the_status_of_its_error() {
+    let server = serve(Setup { sessions: 1, context: 8192, ..Setup::default() });
+    let _running = begin(&server);
+    let mut waiting = Connection::open(server.address);
+    let mut body: Value = serde_json::from_slice(&hello()).expect("JSON");
+    body["stream"] = true.into();
+    waiting.send(&request("POST", "/v1/messages", &[JSON], body.to_string().as_bytes()));
+    until("one waits", || server.scheduler.stats().queued == 1);
+    server.stop();
+    let refused = waiting.response().expect("an answer");
+    assert_eq!((refused.status, &refused.json()["error"]["type"]), (503, &json!("overloaded_error")));
 }
 
 #[test]

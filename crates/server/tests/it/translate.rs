@@ -216,6 +216,7 @@ fn whether_tools_are_called() {
 
 #[test]
 fn what_is_wrong_is_named() {
+    let many: serde_json::Map<String, Value> = (0..5_000).map(|id| (id.to_string(), json!(1))).collect();
     let user = json!([{"role": "user", "content": "x"}]);
     let image = json!([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]}]);
     let cases = [
@@ -228,7 +229,10 @@ fn what_is_wrong_is_named() {
         (json!({"messages": user, "top_p": 0}), Some("top_p")),
         (json!({"messages": user, "max_tokens": 0}), Some("max_tokens")),
         (json!({"messages": user, "stop": [""]}), Some("stop")),
+        (json!({"messages": user, "stop": "x".repeat(257)}), Some("stop")),
+        (json!({"messages": user, "stop": vec!["x"; 17]}), Some("stop")),
         (json!({"messages": user, "logit_bias": {"x": 1}}), Some("logit_bias")),
+        (json!({"messages": user, "logit_bias": many}), Some("logit_bias")),
         (json!({"messages": user, "logprobs": true, "top_logprobs": 99}), Some("top_logprobs")),
         (json!({"messages": user, "tools": [{"type": "web_search"}]}), Some("tools[0].type")),
         (
@@ -302,11 +306,15 @@ fn prompts_of_completions() {
         json!([1, "a"]),
         json!([-1]),
         json!([1.5]),
+        json!([5_000_000_000_u64]),
         json!({"a": 1}),
         json!(["a", {}]),
         json!(vec!["a"; 100]),
     ] {
-        assert_eq!(prompts(wrong.clone()).expect_err("wrong").param.as_deref(), Some("prompt"), "{wrong}");
+        let error = prompts(wrong.clone()).expect_err("wrong");
+        // Where it is an element, its place is named too.
+        let param = error.param.expect("a field");
+        assert!(param == "prompt" || param.starts_with("prompt["), "{wrong}: {param}");
     }
     assert_eq!(completions(&json!({"prompt": "a"})).expect("good").max_tokens, Some(16));
     assert!(completions(&json!({"prompt": "a", "echo": true})).is_err());
@@ -505,6 +513,8 @@ fn ends_have_the_words_of_each_api() {
     assert_eq!(ends(Ending::Turn), (words(["stop", "end_turn", "completed"]), Value::Null));
     assert_eq!(ends(Ending::Stop("X".into())), (words(["stop", "stop_sequence", "completed"]), json!("X")));
     assert_eq!(ends(Ending::Length), (words(["length", "max_tokens", "incomplete"]), Value::Null));
+    let full = words(["length", "model_context_window_exceeded", "incomplete"]);
+    assert_eq!(ends(Ending::ContextFull), (full, Value::Null));
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl ResponseReply {
         let echo = &self.echo;
         let (status, error) = match state {
             State::Running => ("in_progress", Value::Null),
-            State::Over(Some(Ending::Length) | None) => ("incomplete", Value::Null),
+            State::Over(Some(Ending::Length | Ending::ContextFull) | None) => ("incomplete", Value::Null),
             State::Over(_) => ("completed", Value::Null),
             State::Failed(error) => ("failed", json!({"code": "server_error", "message": error.message})),
         };
@@ -109,6 +109,7 @@ impl ResponseReply {
             "status": status,
             "background": false,
             "error": error,
+            // The API has this one word for it, also where the context is full.
             "incomplete_details": is_cut.then(|| json!({"reason": "max_output_tokens"})),
             "instructions": null,
             "max_output_tokens": echo.max_output_tokens,
@@ -267,7 +268,7 @@ impl Reply for ResponseReply {
             AnswerEvent::Token { parts, logprobs, .. } => self.push_parts(parts, logprobs.as_ref(), out),
             AnswerEvent::Finished { parts, ending, .. } => {
                 self.push_parts(parts, None, out);
-                let is_cut = *ending == Ending::Length;
+                let is_cut = is_cut(Some(ending));
                 self.close(if is_cut { "incomplete" } else { "completed" }, out);
                 let output = Value::Array(std::mem::take(&mut self.done));
                 let response = self.response(&self.outcome, output, State::Over(Some(ending)));
@@ -286,7 +287,7 @@ impl Reply for ResponseReply {
 
     fn whole(&self, outcome: &Outcome) -> Value {
         let Some(answer) = outcome.answers.first() else { return Value::Null };
-        let is_cut = answer.ending == Some(Ending::Length);
+        let is_cut = is_cut(answer.ending.as_ref());
         let last = answer.parts.len().saturating_sub(1);
         let mut logprobs = Some(answer.logprobs.iter().map(TokenLogprobs::json).collect::<Vec<_>>());
         let items = answer.parts.iter().enumerate().map(|(n, part)| {
@@ -300,4 +301,9 @@ impl Reply for ResponseReply {
         let output = items.collect();
         self.response(outcome, output, State::Over(answer.ending.as_ref()))
     }
+}
+
+/// The answer is not all that the model had to say.
+fn is_cut(ending: Option<&Ending>) -> bool {
+    matches!(ending, Some(Ending::Length | Ending::ContextFull) | None)
 }
