@@ -107,10 +107,12 @@ impl Grammars {
         choice: &ToolChoice,
         is_parallel: bool,
     ) -> Result<Form, GrammarError> {
+        if *choice == ToolChoice::None {
+            return Ok(self.calls(None, is_parallel));
+        }
         limits::check_schema(tools)?;
         let mut tools = tools_of(tools)?;
         match choice {
-            ToolChoice::None => return Ok(self.calls(None, is_parallel)),
             ToolChoice::Auto if tools.is_empty() => return Ok(self.calls(None, is_parallel)),
             ToolChoice::Auto => {
                 let grammar = call_grammar(&tools, self.call_form, &self.vocabulary)?;
@@ -118,7 +120,7 @@ impl Grammars {
                     .map_err(|reason| self.blame(&tools, reason))?;
                 return Ok(self.calls(Some(matcher), is_parallel));
             }
-            ToolChoice::Required => {}
+            ToolChoice::None | ToolChoice::Required => {}
             ToolChoice::Named(name) => {
                 let known: Vec<String> = tools.iter().map(|tool| format!("{:?}", tool.name)).collect();
                 tools.retain(|tool| tool.name == *name);

@@ -25,6 +25,11 @@ const MAX_LARK_BYTES: usize = 64 << 10;
 /// The most bytes of a grammar that is made of tools.
 pub(crate) const MAX_GRAMMAR_BYTES: usize = 8 << 20;
 
+/// The most bytes of a schema when each of its references takes the definitions with it.
+const MAX_REFERRED_BYTES: usize = 128 << 20;
+/// About what a value takes besides its text.
+const VALUE_BYTES: usize = 64;
+
 /// Keywords whose numbers are counts.
 const COUNTS: [&str; 6] =
     ["minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"];
@@ -34,6 +39,7 @@ pub(crate) fn check_schema(schema: &Value) -> Result<(), GrammarError> {
     let mut n_bytes = 0usize;
     let mut n_values = 0usize;
     let mut n_patterns = 0usize;
+    let mut n_references = 0usize;
     let mut is_combined = false;
     let mut left: Vec<(&Value, usize)> = vec![(schema, 0)];
     while let Some((value, depth)) = left.pop() {
@@ -52,6 +58,7 @@ pub(crate) fn check_schema(schema: &Value) -> Result<(), GrammarError> {
                 check_keywords(object)?;
                 let has = |key: &str| object.contains_key(key);
                 n_patterns += usize::from(has("pattern"));
+                n_references += usize::from(has("$ref"));
                 is_combined |=
                     has("allOf") || has("pattern") && ["$ref", "anyOf", "oneOf"].into_iter().any(has);
                 left.extend(object.values().map(|value| (value, depth + 1)));
@@ -61,7 +68,9 @@ pub(crate) fn check_schema(schema: &Value) -> Result<(), GrammarError> {
         check("the text of the schema in bytes", n_bytes, MAX_SCHEMA_BYTES)?;
     }
     let limit = if is_combined { MAX_COMBINED_PATTERNS } else { MAX_PATTERNS };
-    check("the number of patterns in the schema", n_patterns, limit)
+    check("the number of patterns in the schema", n_patterns, limit)?;
+    let referred = n_references.saturating_mul(n_bytes + VALUE_BYTES * n_values);
+    check("the bytes of the schema where its references lead", referred, MAX_REFERRED_BYTES)
 }
 
 fn check_keywords(object: &Map<String, Value>) -> Result<(), GrammarError> {

@@ -68,7 +68,8 @@ pub(super) fn write(lark: &mut Lark, index: usize, tool: &Tool) -> Result<(), Gr
     }
     for (at, argument) in arguments.iter().enumerate() {
         let open = quote(&format!("<parameter={}>\n", argument.name));
-        let values = values(lark, &argument.schema, &argument.schema, 0);
+        let mut left = MAX_FORMS;
+        let values = values(lark, &argument.schema, &argument.schema, 0, &mut left);
         lark.rule(&part(at), &values.iter().map(|value| format!("{open} {value}")).collect::<Vec<_>>());
     }
     Ok(())
@@ -82,24 +83,29 @@ fn is_writable(name: &str) -> bool {
 /// Schemas within schemas that are looked through for texts.
 const MAX_DEPTH: usize = 8;
 
-/// The forms of a value with the tag that ends it: texts as they are, anything else as JSON.
-fn values(lark: &mut Lark, schema: &Value, root: &Value, depth: usize) -> Vec<String> {
-    let Some(object) = schema.as_object().filter(|_| depth < MAX_DEPTH) else {
+/// Schemas and options that a value is made of at most: alternatives within alternatives multiply. What is beyond is any text.
+const MAX_FORMS: usize = 256;
+
+/// The forms of a value with the tag that ends it: texts as they are, anything else as JSON. `left`: schemas that may still be looked at.
+fn values(lark: &mut Lark, schema: &Value, root: &Value, depth: usize, left: &mut usize) -> Vec<String> {
+    let Some(object) = schema.as_object().filter(|_| depth < MAX_DEPTH && *left > 0) else {
         return vec![lark.terminal(text(ANY))];
     };
+    *left -= 1;
     if let Some(value) = object.get("const") {
         return vec![literal(value)];
     }
     if let Some(options) = object.get("enum").and_then(Value::as_array).filter(|options| !options.is_empty())
     {
+        *left = left.saturating_sub(options.len());
         return options.iter().map(literal).collect();
     }
     let reference = object.get("$ref").and_then(Value::as_str).and_then(|path| path.strip_prefix('#'));
     if let Some(target) = reference.and_then(|path| root.pointer(path)) {
-        return values(lark, target, root, depth + 1);
+        return values(lark, target, root, depth + 1, left);
     }
     if let Some(options) = ["anyOf", "oneOf"].iter().find_map(|key| object.get(*key)?.as_array()) {
-        return options.iter().flat_map(|option| values(lark, option, root, depth + 1)).collect();
+        return any_of(lark, options.iter().cloned(), root, depth, left);
     }
     match object.get("type") {
         Some(Value::Array(kinds)) => {
@@ -108,7 +114,7 @@ fn values(lark: &mut Lark, schema: &Value, root: &Value, depth: usize) -> Vec<St
                     object.clone().into_iter().chain([("type".into(), kind.clone())]),
                 ))
             };
-            kinds.iter().flat_map(|kind| values(lark, &of(kind), root, depth + 1)).collect()
+            any_of(lark, kinds.iter().map(of), root, depth, left)
         }
         Some(Value::String(kind)) if kind == "string" => vec![lark.terminal(string(object))],
         Some(Value::String(kind)) if kind == "boolean" => words(&["true", "false", "True", "False"]),
@@ -119,6 +125,25 @@ fn values(lark: &mut Lark, schema: &Value, root: &Value, depth: usize) -> Vec<St
         }
         _ => vec![lark.terminal(text(ANY))],
     }
+}
+
+/// The forms of all of them, as long as schemas may be looked at.
+fn any_of(
+    lark: &mut Lark,
+    schemas: impl Iterator<Item = Value>,
+    root: &Value,
+    depth: usize,
+    left: &mut usize,
+) -> Vec<String> {
+    let mut forms = Vec::new();
+    for schema in schemas {
+        forms.extend(values(lark, &schema, root, depth + 1, left));
+        if *left == 0 {
+            forms.push(lark.terminal(text(ANY)));
+            break;
+        }
+    }
+    forms
 }
 
 /// One value: a text as it is, anything else as JSON.

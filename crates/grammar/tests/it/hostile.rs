@@ -113,6 +113,28 @@ fn schemas_that_grow_when_compiled() {
     }
 }
 
+/// Alternatives within alternatives multiply, and each reference takes the definitions with it.
+#[test]
+fn schemas_that_refer_to_themselves_often() {
+    let tool = |parameters: Value| json!([{"type": "function", "function": {"name": "f", "parameters": parameters}}]);
+    let itself = json!({"anyOf": vec![json!({"$ref": "#"}); 200]});
+    let nested = (0..6).fold(json!({"type": "string"}), |schema, _| json!({"anyOf": vec![schema; 6]}));
+    for schema in [itself, nested] {
+        let tools = tool(json!({"type": "object", "properties": {"a": schema}, "required": ["a"]}));
+        walk(TAGS.tool_calls(&tools, &ToolChoice::Required, true));
+    }
+    let definitions: serde_json::Map<String, Value> =
+        (0..900).map(|i| (format!("d{i}"), json!({"enum": (0..50).collect::<Vec<_>>()}))).collect();
+    let properties: serde_json::Map<String, Value> =
+        (0..900).map(|i| (format!("p{i}"), json!({"$ref": format!("#/$defs/d{i}")}))).collect();
+    let tools = tool(json!({"type": "object", "properties": properties, "$defs": definitions}));
+    for grammars in [&*JSON, &*TAGS] {
+        let refused = grammars.tool_calls(&tools, &ToolChoice::Required, true);
+        assert!(matches!(refused, Err(GrammarError::TooLarge { .. })));
+    }
+    assert!(TAGS.tool_calls(&tools, &ToolChoice::None, true).is_ok(), "nothing of them is needed");
+}
+
 #[test]
 fn regular_expressions_and_grammars_that_grow() {
     let regexes = [

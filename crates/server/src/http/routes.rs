@@ -231,6 +231,10 @@ async fn health(State(app): Shared) -> Response {
         let error = ApiError::new(ErrorKind::Unavailable, "the server is shutting down");
         return reply::error(&error, Shape::OpenAi);
     }
+    if !app.scheduler.is_working() {
+        let error = ApiError::new(ErrorKind::Unavailable, "the model's thread has ended; restart the server");
+        return reply::error(&error, Shape::OpenAi);
+    }
     reply::json(&json!({"status": "ok"}))
 }
 
