@@ -182,7 +182,7 @@ fn those_who_leave_make_room_for_others() {
     let (sink, first) = listen();
     scheduler.submit(request(&scheduler, 1, 10, 2000), sink).unwrap();
     let (sink, reading) = listen();
-    let reading_ticket = scheduler.submit(request(&scheduler, 2, 1500, 2000), sink).unwrap();
+    let reading_ticket = scheduler.submit(request(&scheduler, 2, 1200, 2000), sink).unwrap();
     let (sink, waiting) = listen();
     let waiting_ticket = scheduler.submit(request(&scheduler, 3, 10, 2000), sink).unwrap();
     loop {
