@@ -70,7 +70,7 @@ impl Default for Setup {
 /// Serves the demo model.
 pub(crate) fn serve(setup: Setup) -> Served {
     let options = EngineOptions {
-        ram_bytes: Some(256 << 20),
+        ram_bytes: Some(2 << 30),
         threads: Some(1),
         context: Some(setup.context),
         sessions: Some(setup.sessions),
