@@ -59,7 +59,7 @@ fn name(options: &SyntheticOptions, format: Format) -> String {
     )
 }
 
-/// The weights in the directory that [`write`] makes.
+/// The weights in the directory that [`write()`] makes.
 const WEIGHTS: &str = "weights";
 
 /// Writes random weights into a directory that is removed in the end.

@@ -31,7 +31,7 @@ pub(crate) struct LowServe {
     /// Let anyone who reaches the address ask
     #[arg(long, conflicts_with = "api_key")]
     no_api_key: bool,
-    /// Web pages of this origin may ask, such as https://example.org; may be given more than once; * is all of them
+    /// Web pages of this origin may ask, such as `https://example.org`; may be given more than once; * is all of them
     #[arg(long, value_name = "ORIGIN")]
     cors: Vec<String>,
     /// Hold every tool call to its schema, not only those that a request asks for with `tool_choice`
