@@ -103,7 +103,7 @@ impl Worker {
             let n_places = sessions.saturating_sub(self.running.len() + n_promised);
             let is_alone = self.running.is_empty();
             let sequence = match self.waiting.pop_front() {
-                Some(sequence) if n_places > 0 || n_promised > 0 => sequence,
+                Some(sequence) if self.running.len() < sessions => sequence,
                 Some(sequence) => {
                     self.waiting.push_front(sequence);
                     return;
