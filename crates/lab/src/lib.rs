@@ -9,6 +9,7 @@ pub mod profile;
 mod random;
 pub mod replay;
 pub mod routing;
+pub mod statistics;
 mod synthetic;
 pub mod trace;
 
