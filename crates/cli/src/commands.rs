@@ -3,6 +3,7 @@
 mod bench;
 mod calibrate;
 mod chat;
+mod eval;
 mod inspect;
 mod logits;
 mod pack;
@@ -17,6 +18,7 @@ mod verify;
 
 pub(crate) use bench::bench;
 pub(crate) use chat::chat;
+pub(crate) use eval::eval;
 pub(crate) use inspect::inspect;
 pub(crate) use logits::logits;
 pub(crate) use pack::pack;

@@ -1,11 +1,13 @@
 //! Flags: as they are typed ([`LowArgs`]), and as they are meant ([`Mode`]).
 
+mod eval;
 mod hi;
 mod low;
 mod pack;
 mod serve;
 mod size;
 
+pub(crate) use eval::{EvalFlags, Out, SuiteName, is_logits};
 pub(crate) use hi::{
     BenchFlags, ChatOptions, Format, InspectOptions, LogitsOptions, Mode, PlanOptions, PullFlags,
     ReplayOptions, RunOptions, Slots, Subject, TalkOptions, TraceOptions,

@@ -45,6 +45,7 @@ fn run(args: LowArgs) -> Result<ExitCode> {
         Mode::Pull(flags) => commands::pull(flags),
         Mode::Logits(options) => commands::logits(options),
         Mode::Bench(options) => commands::bench(options),
+        Mode::Eval(flags) => commands::eval(&flags),
         Mode::Trace(options) => commands::trace(options),
         Mode::Replay(options) => commands::replay(options),
         Mode::Pack(command) => commands::pack(&command),

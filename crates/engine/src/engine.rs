@@ -83,6 +83,11 @@ impl Engine {
         Opening::begin().weights(&checkpoint, options, progress)
     }
 
+    /// The text side alone of the model at `path`: for those who make tokens and compute nothing.
+    pub fn text_of(path: &Path) -> Result<TextSide, EngineError> {
+        TextSide::open(&Checkpoint::open(path)?)
+    }
+
     /// A new sequence. There is one at a time.
     pub fn session(&mut self) -> Result<Session<'_>, EngineError> {
         Session::new(self)

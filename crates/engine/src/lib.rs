@@ -47,7 +47,7 @@ pub use tool_calls::{ParsedCall, ToolSchemas};
 // What the programs on top of the engine need of the crates below it, so that they depend on this one alone.
 pub use flashmill_checkpoint::packed::Recipe;
 pub use flashmill_checkpoint::{
-    Checkpoint, CheckpointError, Family, FfnKind, Inspection, LayerKind, MixerKind, ModelSpec,
+    Checkpoint, CheckpointError, Family, FfnKind, Inspection, LayerKind, MixerKind, ModelSpec, Role,
 };
 pub use flashmill_kernels::{KvKind, Level, Picks};
 pub use flashmill_model::{

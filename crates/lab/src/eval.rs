@@ -1,8 +1,23 @@
-//! How well a model does what it is asked: cases in JSON lines, scored exactly, by category.
+//! How good a model is, and what fewer bits or fewer experts cost: suites of cases, each scored on its own, on every arm.
 //!
-//! [`tools`] is about calling tools. A suite reads its cases from a file, asks the model greedily, and gives [`Score`]s.
+//! ```text
+//! Suite: cases ──┐
+//!                ├─ eval ──journal──▶ outcomes ──▶ Report ──▶ JSON, Markdown, HTML
+//! Arm: how the model is opened ──┘
+//! ```
+//!
+//! [`Suite::ppl`] and [`Suite::kld_of_model`] read a text; [`tools`] asks for tool calls. Arms are compared with the first one case by
+//! case.
 
 mod arguments;
+mod arm;
+mod journal;
+mod kld;
+mod reference;
+mod report;
+mod run;
+mod suite;
+mod text;
 pub mod tools;
 
 use std::io::{self, BufRead};
@@ -11,6 +26,14 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 use crate::statistics::wilson;
+
+pub use arm::{Arm, ArmFacts, Weights};
+pub use kld::{Bucket, Compared, Divergence, divergence};
+pub use reference::{Reference, ReferenceProblem};
+pub use report::{ArmReport, CONFIDENCE, Comparison, Finding, Report, SMALL_RISE};
+pub use run::{EvalOptions, Progress, eval};
+pub use suite::{Outcome, Suite, TextOptions, read_text};
+pub use text::{Window, windows};
 
 /// Why a suite cannot be run.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +62,72 @@ pub enum EvalError {
         /// The file.
         path: PathBuf,
     },
+    /// A file of the work directory cannot be used.
+    #[error("cannot use {}: {error}; name another directory with --work", path.display())]
+    Work {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// Another run has the journal.
+    #[error("{} is in use by another evaluation of this model; wait for it, or name another directory with --work", path.display())]
+    Busy {
+        /// The journal.
+        path: PathBuf,
+    },
+    /// A file of logits that is none.
+    #[error("{} is no file of logits: {problem}; make one with `flashmill logits`", path.display())]
+    Reference {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: ReferenceProblem,
+    },
+    /// Logits of another vocabulary.
+    #[error(
+        "the reference has a vocabulary of {expected} tokens, this model one of {found}; compare models with the same tokenizer"
+    )]
+    OtherVocabulary {
+        /// Of the reference.
+        expected: usize,
+        /// Of the model.
+        found: usize,
+    },
+    /// A text without a token to predict.
+    #[error("{} has no two tokens; give a longer text", path.display())]
+    TextTooShort {
+        /// The text.
+        path: PathBuf,
+    },
+    /// A text beyond all reason.
+    #[error("{} has {n_bytes} bytes, at most 1 GiB is read; give a part of it", path.display())]
+    TextTooLong {
+        /// The text.
+        path: PathBuf,
+        /// Its length.
+        n_bytes: u64,
+    },
+    /// The model does not compute numbers.
+    #[error("the logits after token {position} are not finite; check the model with `flashmill verify`")]
+    NotFinite {
+        /// The token, counted from 0.
+        position: usize,
+    },
+    /// More experts than a layer has.
+    #[error("{experts} experts a token, but a layer has {most}; give fewer with --experts")]
+    TooManyExperts {
+        /// Asked for.
+        experts: usize,
+        /// Of a layer.
+        most: usize,
+    },
+    /// Ended from outside; what is done is kept.
+    #[error("interrupted; the same command goes on where it was")]
+    Interrupted,
+    /// An arm cannot be packed.
+    #[error("cannot pack an arm: {0}")]
+    Pack(#[from] Box<flashmill_pack::PackError>),
     /// A form that cannot be compiled.
     #[error(transparent)]
     Grammar(#[from] flashmill_grammar::GrammarError),

@@ -32,11 +32,14 @@ pub(crate) fn logits(options: LogitsOptions) -> Result<ExitCode> {
 
 fn write_logits(model: &mut Model, options: &LogitsOptions, interrupt: &Interrupt) -> Result<()> {
     let n = options.tokens.len();
-    let mut tensors = vec![tensor("logits", Dtype::F32, n, model.spec().vocab_size)];
+    let mut tensors =
+        vec![tensor("logits", Dtype::F32, n, model.spec().vocab_size), tensor("tokens", Dtype::I32, n, 1)];
     if options.trace {
         tensors.extend(trace_tensors(model, n));
     }
     let mut file = TensorFile::create(&options.out, tensors)?;
+    let tokens: Vec<i32> = options.tokens.iter().map(|&token| token as i32).collect();
+    file.write_i32("tokens", 0, &tokens)?;
     let mut state = model.new_state()?;
     let mut bar = Progress::of_tokens("reading");
     let stop = interrupt.stop();

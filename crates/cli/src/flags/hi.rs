@@ -12,6 +12,7 @@ use flashmill_lab::{Shape, SyntheticOptions};
 use flashmill_pack::PackOptions;
 use flashmill_pull::Repo;
 
+use super::eval::EvalFlags;
 use super::low::{
     LowArgs, LowBackend, LowBench, LowChat, LowCommand, LowEngine, LowForm, LowFormat, LowInspect, LowKv,
     LowLogits, LowPlan, LowPull, LowQuestion, LowReplay, LowRun, LowSampling, LowTalk, LowTrace,
@@ -30,6 +31,7 @@ pub(crate) enum Mode {
     Pull(PullFlags),
     Logits(LogitsOptions),
     Bench(BenchFlags),
+    Eval(EvalFlags),
     Trace(TraceOptions),
     Replay(ReplayOptions),
     Pack(PackCommand),
@@ -194,6 +196,7 @@ impl Mode {
             }
             LowCommand::Logits(logits) => Mode::Logits(LogitsOptions::new(logits)?),
             LowCommand::Bench(bench) => Mode::Bench(BenchFlags::new(bench)?),
+            LowCommand::Eval(eval) => Mode::Eval(EvalFlags::new(eval)?),
             LowCommand::Trace(trace) => Mode::Trace(TraceOptions::new(trace)?),
             LowCommand::Replay(replay) => Mode::Replay(ReplayOptions::new(replay)?),
             LowCommand::Pack(pack) => Mode::Pack(pack.into()),
@@ -402,7 +405,11 @@ pub(super) fn engine_options(low: LowEngine) -> Result<EngineOptions> {
             LowKv::Q8 => KvKind::Q8,
         },
         context: low.context,
-        experts_per_token: low.experts,
+        experts_per_token: match low.experts[..] {
+            [] => None,
+            [experts] => Some(experts),
+            _ => bail!("--experts: one number, several are for `flashmill eval`"),
+        },
         reader: low.reader.parse().context("--reader")?,
         prefetch: low.prefetch.parse().context("--prefetch")?,
         ..EngineOptions::default()

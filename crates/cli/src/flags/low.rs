@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::eval::LowEval;
 use super::pack::{LowPack, LowPullPack, LowVerify};
 use super::serve::LowServe;
 use super::size::parse_size;
@@ -34,6 +35,8 @@ pub(crate) enum LowCommand {
     Logits(LowLogits),
     /// Measure the speed of a model, or of a synthetic one of a real shape
     Bench(LowBench),
+    /// Measure how good a model is, and what fewer bits or experts cost
+    Eval(LowEval),
     /// Record which experts the tokens of a prompt and its answer pick
     Trace(LowTrace),
     /// Replay a routing trace: hit rates of cache policies, and what a prefetch would bring
@@ -134,7 +137,7 @@ pub(crate) struct LowLogits {
     /// Token ids, separated by commas
     #[arg(long, value_name = "IDS", required = true, value_delimiter = ',')]
     pub(crate) tokens: Vec<u32>,
-    /// The file to write: a tensor `logits`, F32, positions x vocabulary
+    /// The file to write: tensors `logits`, F32, positions x vocabulary, and `tokens`, I32
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
     /// Also write hidden states and expert choices of every layer: `hidden.*`, `router.N.indices`, `router.N.weights`
@@ -331,9 +334,9 @@ pub(crate) struct LowEngine {
     /// Most tokens of a conversation
     #[arg(short, long, value_name = "N", value_parser = at_least_one)]
     pub(crate) context: Option<usize>,
-    /// Experts per token; fewer than the model's own are faster and worse
-    #[arg(long, value_name = "K", value_parser = at_least_one)]
-    pub(crate) experts: Option<usize>,
+    /// Experts per token; fewer than the model's own are faster and worse. `eval` takes several, separated by commas
+    #[arg(long, value_name = "K", value_delimiter = ',', value_parser = at_least_one)]
+    pub(crate) experts: Vec<usize>,
     /// How experts are read: auto, uring, pread or page-cache
     #[arg(long, value_name = "KIND", default_value = "auto")]
     pub(crate) reader: String,

@@ -1,8 +1,9 @@
-//! Calibration against a naive computation.
+//! Calibration against a naive computation, and evaluation against transformers and planted errors.
 
 #![allow(clippy::print_stdout, reason = "what calibration gains is worth a look")]
 
 mod calibrate;
+mod eval;
 
 // Reading what a description points at.
 #[allow(dead_code, reason = "the tests of checkpoint use all of it")]

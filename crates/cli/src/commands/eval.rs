@@ -1,0 +1,108 @@
+//! `flashmill eval MODEL --suite NAME,..`: how good a model is, and what fewer bits or experts cost.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use anyhow::{Context as _, Result, bail};
+use flashmill_lab::eval::{self as lab_eval, EvalOptions, Report, Suite, read_text};
+
+use crate::demo::user_cache;
+use crate::flags::{EvalFlags, Out, SuiteName, is_logits};
+use crate::interrupt::{EXIT_INTERRUPTED, Interrupt};
+use crate::model_path::ModelPath;
+use crate::progress::Progress;
+use crate::terminal::note;
+
+/// Measures what an earlier run of the same command has not, and writes the report.
+pub(crate) fn eval(flags: &EvalFlags) -> Result<ExitCode> {
+    let interrupt = Interrupt::install()?;
+    let model = ModelPath::find(&flags.model)?;
+    let work = work_dir(flags)?;
+    std::fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
+    let options = EvalOptions {
+        model: model.path().to_owned(),
+        name: flags.model.display().to_string(),
+        engine: flags.engine.clone(),
+        weights: flags.weights.clone(),
+        experts: flags.experts.clone(),
+        suites: suites(flags, model.path(), &work)?,
+        work,
+        program: program(),
+    };
+    let mut bar = Progress::of_steps();
+    let stop = interrupt.stop();
+    let report = interrupt.during(|| {
+        lab_eval::eval(&options, &stop, &mut |at| {
+            bar.step(&format!("{}: {}", at.arm, at.suite), at.done, at.total);
+        })
+    });
+    drop(bar);
+    match report {
+        Err(_) if interrupt.is_stopped() => {
+            note!("interrupted; the same command goes on where it was");
+            Ok(ExitCode::from(EXIT_INTERRUPTED))
+        }
+        report => write(&report?, flags).map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn suites(flags: &EvalFlags, model: &Path, work: &Path) -> Result<Vec<Suite>> {
+    let tokens = |of: &Path| -> Result<Vec<u32>> {
+        let text = flags.text.as_deref().context("no text; give one with --text")?;
+        Ok(read_text(of, text, flags.text_options)?)
+    };
+    flags
+        .suites
+        .iter()
+        .map(|suite| match suite {
+            SuiteName::Ppl => Ok(Suite::ppl(tokens(model)?, flags.window, flags.stride)),
+            SuiteName::Kld => match &flags.reference {
+                Some(path) if is_logits(path) => Ok(Suite::kld_of_file(path)?),
+                Some(path) => {
+                    let reference = ModelPath::find(path)?;
+                    let (window, path) = (flags.window, reference.path());
+                    Ok(Suite::kld_of_model(tokens(model)?, window, path, &flags.engine, work, false)?)
+                }
+                None if flags.weights.is_empty() && flags.experts.is_empty() => bail!(
+                    "--suite kld has nothing to compare with; give --reference, or arms with --bits, --experts or --variant"
+                ),
+                None => Ok(Suite::kld_of_model(tokens(model)?, flags.window, model, &flags.engine, work, true)?),
+            },
+        })
+        .collect()
+}
+
+fn work_dir(flags: &EvalFlags) -> Result<PathBuf> {
+    let default = || user_cache().map(|cache| cache.join("eval"));
+    flags.work.clone().or_else(default).context("there is no cache directory; name one with --work")
+}
+
+/// The program to the build: its version, and what tells one build of it from another.
+fn program() -> String {
+    let built = || -> io::Result<u64> {
+        let modified = std::fs::metadata(std::env::current_exe()?)?.modified()?;
+        Ok(modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs())
+    };
+    format!("flashmill {}, built {}", env!("CARGO_PKG_VERSION"), built().unwrap_or(0))
+}
+
+fn write(report: &Report, flags: &EvalFlags) -> Result<()> {
+    let write = |path: &Path, text: String| {
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    let json = || -> Result<String> { Ok(serde_json::to_string_pretty(report)? + "\n") };
+    if let Some(path) = &flags.markdown {
+        write(path, report.markdown())?;
+    }
+    let text = match &flags.json {
+        Some(Out::Stdout) => json()?,
+        Some(Out::File(path)) => {
+            write(path, json()?)?;
+            report.markdown()
+        }
+        None => report.markdown(),
+    };
+    io::stdout().write_all(text.as_bytes()).context("cannot write to standard output")
+}

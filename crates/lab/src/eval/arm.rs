@@ -1,0 +1,175 @@
+//! The ways in which one model is run: with which weights, and with how many experts a token.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use flashmill_engine::{Checkpoint, EngineError, EngineOptions, Role};
+use flashmill_pack::{Bits, PackOptions, RecipeOptions};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3Default;
+
+use super::EvalError;
+
+/// The weights of an arm.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// The model as it is.
+    Stored,
+    /// What `flashmill pack --bits N` makes of it: experts of so many bits, the trunk of at least 8.
+    Bits(u8),
+    /// Another form of the model, in these files.
+    Variant(PathBuf),
+}
+
+/// One way to run the model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arm {
+    /// Its weights.
+    pub weights: Weights,
+    /// Experts of a token.
+    pub experts: usize,
+}
+
+impl Arm {
+    /// What people read.
+    pub fn name(&self) -> String {
+        format!("{}, {} experts", self.weights_name(), self.experts)
+    }
+
+    /// The weights, for people.
+    pub(super) fn weights_name(&self) -> String {
+        match &self.weights {
+            Weights::Stored => "as stored".to_owned(),
+            Weights::Bits(bits) => format!("{bits} bits"),
+            Weights::Variant(path) => {
+                path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+            }
+        }
+    }
+}
+
+/// What a token costs in an arm. Bytes are those of the weights that one decoded token uses: all of the trunk, but of a table of
+/// embeddings that is not the head as well only a row; and the records of its picks, as though none of them was in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ArmFacts {
+    /// Experts of a token.
+    pub experts_per_token: usize,
+    /// Bits of a routed expert's weight, scales included.
+    pub expert_bits: f64,
+    /// The same of all other weights.
+    pub trunk_bits: f64,
+    /// Bytes of the picks.
+    pub expert_bytes_per_token: u64,
+    /// Bytes of the trunk.
+    pub trunk_bytes_per_token: u64,
+}
+
+impl ArmFacts {
+    /// Of the files at `path`.
+    pub(super) fn of(path: &Path, experts: usize) -> Result<ArmFacts, EvalError> {
+        let checkpoint = Checkpoint::open(path).map_err(EngineError::from)?;
+        let found = checkpoint.inspect();
+        let top_k = checkpoint.spec().moe.map_or(1, |moe| moe.top_k) as u64;
+        let routed = found.roles.iter().filter(|role| role.role == Role::RoutedExperts);
+        let (bytes, params) =
+            routed.fold((0, 0), |(bytes, params), role| (bytes + role.bytes, params + role.params));
+        let trunk_bytes = found.weight_bytes - bytes;
+        let bits = |bytes: u64, n: u64| if n == 0 { 0.0 } else { 8.0 * bytes as f64 / n as f64 };
+        let embed = checkpoint.trunk().embed.shape;
+        let unread = if checkpoint.trunk().head.is_some() {
+            (embed.bytes() - embed.bytes() / embed.rows) as u64
+        } else {
+            0
+        };
+        Ok(ArmFacts {
+            experts_per_token: experts,
+            expert_bits: bits(bytes, params),
+            trunk_bits: bits(trunk_bytes, found.total_params - params),
+            expert_bytes_per_token: found.expert_bytes_per_token / top_k * experts as u64,
+            trunk_bytes_per_token: trunk_bytes - unread,
+        })
+    }
+
+    /// Bytes of a token in all.
+    pub fn bytes_per_token(&self) -> u64 {
+        self.expert_bytes_per_token + self.trunk_bytes_per_token
+    }
+}
+
+/// A number for the files of the model at `path`: names, lengths and times of the weights and of the small files beside them.
+pub(super) fn identity(path: &Path) -> Result<u64, EvalError> {
+    let checkpoint = Checkpoint::open(path).map_err(EngineError::from)?;
+    let mut files: Vec<PathBuf> = checkpoint.files().iter().map(|file| file.path.clone()).collect();
+    let dir = checkpoint.dir();
+    let cannot = |path: &Path, error| EvalError::Read { path: path.to_owned(), error };
+    if checkpoint.gguf_metadata().is_none() {
+        for entry in fs::read_dir(dir).map_err(|error| cannot(dir, error))? {
+            let path = entry.map_err(|error| cannot(dir, error))?.path();
+            if path.extension().is_some_and(|extension| extension == "json" || extension == "jinja") {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    let mut hash = Xxh3Default::new();
+    for file in &files {
+        let stamp = || -> io::Result<(u64, u128)> {
+            let data = fs::metadata(file)?;
+            let since = data.modified()?.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            Ok((data.len(), since.as_nanos()))
+        };
+        let (len, time) = stamp().map_err(|error| cannot(file, error))?;
+        hash.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+        hash.update(&len.to_le_bytes());
+        hash.update(&time.to_le_bytes());
+    }
+    Ok(hash.digest())
+}
+
+/// The files of an arm's weights: packed when they are first asked for, and removed when this is dropped.
+pub(super) struct Files<'a> {
+    weights: &'a Weights,
+    model: &'a Path,
+    /// Where they are packed.
+    dir: PathBuf,
+    is_packed: bool,
+}
+
+impl<'a> Files<'a> {
+    pub(super) fn new(weights: &'a Weights, model: &'a Path, dir: PathBuf) -> Files<'a> {
+        Files { weights, model, dir, is_packed: false }
+    }
+
+    /// Where they are. What a run that was killed has packed is taken over.
+    pub(super) fn path(&mut self) -> Result<PathBuf, EvalError> {
+        let bits = match self.weights {
+            Weights::Stored => return Ok(self.model.to_owned()),
+            Weights::Variant(path) => return Ok(path.clone()),
+            Weights::Bits(bits) => *bits,
+        };
+        if !self.is_packed {
+            self.is_packed = true;
+            let recipe = RecipeOptions { bits: Some(Bits::Affine(bits)), ..RecipeOptions::default() };
+            let (source, out) = (self.model.to_owned(), self.dir.clone());
+            let plan = flashmill_pack::plan(PackOptions { source, out, recipe, ..PackOptions::default() });
+            flashmill_pack::pack(&plan.map_err(Box::new)?, &|_, _| ()).map_err(Box::new)?;
+        }
+        Ok(self.dir.clone())
+    }
+}
+
+impl Drop for Files<'_> {
+    fn drop(&mut self) {
+        if self.is_packed {
+            // What stays is taken over or removed by the next run.
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// Everything that decides the numbers of an arm, as text.
+pub(super) fn settings(engine: &EngineOptions, experts: usize) -> String {
+    format!("{:?} {:?} {experts}", engine.backend, engine.kv)
+}
