@@ -1,22 +1,24 @@
 //! Quantisation to affine groups: `w = code * scale + bias`.
 //!
-//! Without importance the rule is MLX's (`affine_quantize`, github.com/ml-explore/mlx), to the bit: the range of the group, moved
-//! so that its end farther from zero is a code exactly. With importance the range is searched and fitted.
+//! By range the rule is MLX's (`affine_quantize`, github.com/ml-explore/mlx), to the bit: the range of the group, moved so that its
+//! end farther from zero is a code exactly. [`Fit`] searches.
 
 use flashmill_layout::Affine;
 use half::bf16;
+
+use crate::fit::Fit;
 
 /// Values of the largest group.
 pub(crate) const MAX_GROUP: usize = 128;
 
 /// One row in affine groups: writes its codes, scales and biases, the latter two in BF16.
 ///
-/// `importance`, one weight a column, makes the weighted squared error small. Gives `false` if a value is not finite; what was
-/// written then means nothing.
+/// They are fitted if `fit` is given, and follow the range otherwise. Gives `false` if a value is not finite; what was written
+/// then means nothing.
 pub(crate) fn quantize_row(
     affine: Affine,
     row: &[f32],
-    importance: Option<&[f32]>,
+    mut fit: Option<&mut Fit>,
     parts: &mut [&mut [u8]; 3],
 ) -> bool {
     let group = usize::from(affine.group);
@@ -24,14 +26,15 @@ pub(crate) fn quantize_row(
     let mut codes = [0u8; MAX_GROUP];
     let codes = &mut codes[..group];
     let [packed, scales, biases] = parts;
+    if let Some(fit) = &mut fit {
+        fit.begin(row);
+    }
     for (i, values) in row.chunks_exact(group).enumerate() {
         if !all_finite(values) {
             return false;
         }
-        let (scale, bias) = match importance {
-            None => quantize_group(values, affine.bits, codes),
-            Some(weights) => fit_group(values, &weights[i * group..][..group], affine.bits, codes),
-        };
+        let fitted = fit.as_ref().and_then(|fit| fit.group(i * group, values, affine.bits, codes));
+        let (scale, bias) = fitted.unwrap_or_else(|| quantize_group(values, affine.bits, codes));
         pack_codes(codes, bits, &mut packed[i * group * bits / 8..][..group * bits / 8]);
         scales[2 * i..][..2].copy_from_slice(&scale.to_le_bytes());
         biases[2 * i..][..2].copy_from_slice(&bias.to_le_bytes());
@@ -52,11 +55,13 @@ fn quantize_group(values: &[f32], bits: u8, codes: &mut [u8]) -> (bf16, bf16) {
     (bf16::from_f32(scale), bf16::from_f32(bias))
 }
 
-fn bins(bits: u8) -> f32 {
+/// The largest code.
+pub(crate) fn bins(bits: u8) -> f32 {
     ((1u32 << bits) - 1) as f32
 }
 
-fn range(values: &[f32]) -> (f32, f32) {
+/// The smallest and the largest value.
+pub(crate) fn range(values: &[f32]) -> (f32, f32) {
     // Eight chains, so that the loop is as wide as the machine.
     let (mut min, mut max) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
     for chunk in values.chunks_exact(8) {
@@ -89,68 +94,6 @@ fn encode(values: &[f32], scale: f32, bias: f32, bins: f32, codes: &mut [u8]) {
     }
 }
 
-/// Shares of the range that are tried: outliers may be cut off if the rest gains more.
-const SHARES: [f32; 8] = [1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6];
-
-/// The best of several ranges, each refined by weighted least squares over its codes; never worse than MLX's rule, since that is
-/// one of them. Errors are those of the scale and bias as stored.
-fn fit_group(values: &[f32], weights: &[f32], bits: u8, codes: &mut [u8]) -> (bf16, bf16) {
-    let mut best = quantize_group(values, bits, codes);
-    let mut least = weighted_error(values, weights, codes, best);
-    let mut trial = [0u8; MAX_GROUP];
-    let trial = &mut trial[..values.len()];
-    let (min, max) = range(values);
-    for share in SHARES {
-        let (scale, bias) = mlx_scale(min * share, max * share, bins(bits));
-        let mut pair = (bf16::from_f32(scale), bf16::from_f32(bias));
-        for _ in 0..2 {
-            // A scale that BF16 rounds to zero has no codes.
-            if pair.0 == bf16::ZERO {
-                break;
-            }
-            encode(values, pair.0.to_f32(), pair.1.to_f32(), bins(bits), trial);
-            let error = weighted_error(values, weights, trial, pair);
-            if error < least {
-                (least, best) = (error, pair);
-                codes.copy_from_slice(trial);
-            }
-            match least_squares(values, weights, trial) {
-                Some((scale, bias)) => pair = (bf16::from_f32(scale), bf16::from_f32(bias)),
-                None => break,
-            }
-        }
-    }
-    best
-}
-
-fn weighted_error(values: &[f32], weights: &[f32], codes: &[u8], (scale, bias): (bf16, bf16)) -> f64 {
-    let (scale, bias) = (scale.to_f32(), bias.to_f32());
-    let error = |((value, weight), code): ((&f32, &f32), &u8)| {
-        let error = f64::from(f32::from(*code) * scale + bias - value);
-        f64::from(*weight) * error * error
-    };
-    values.iter().zip(weights).zip(codes).map(error).sum()
-}
-
-/// Scale and bias with the least weighted error for fixed codes; `None` if all codes are equal.
-fn least_squares(values: &[f32], weights: &[f32], codes: &[u8]) -> Option<(f32, f32)> {
-    let (mut w, mut wc, mut wx, mut wcc, mut wcx) = (0.0, 0.0, 0.0, 0.0, 0.0);
-    for ((&value, &weight), &code) in values.iter().zip(weights).zip(codes) {
-        let (weight, code, value) = (f64::from(weight), f64::from(code), f64::from(value));
-        w += weight;
-        wc += weight * code;
-        wx += weight * value;
-        wcc += weight * code * code;
-        wcx += weight * code * value;
-    }
-    let determinant = w * wcc - wc * wc;
-    if determinant <= 1e-12 * w * wcc {
-        return None;
-    }
-    let scale = (w * wcx - wc * wx) / determinant;
-    Some((scale as f32, ((wx - scale * wc) / w) as f32))
-}
-
 /// Codes into their bit stream: eight of them are `bits` whole bytes.
 fn pack_codes(codes: &[u8], bits: usize, out: &mut [u8]) {
     match bits {
@@ -175,6 +118,7 @@ mod tests {
     use flashmill_layout::{Encoding, Float};
 
     use super::*;
+    use crate::fit::Magnitudes;
 
     /// Numbers that look random, and the same everywhere.
     fn values(n: usize, seed: u32) -> Vec<f32> {
@@ -223,6 +167,12 @@ mod tests {
         }
     }
 
+    fn fit_of(row: &[f32]) -> Fit {
+        let mut magnitudes = Magnitudes::new();
+        magnitudes.count(row);
+        Fit::new(Some(&vec![1.0; row.len()]), row.len(), &magnitudes)
+    }
+
     #[test]
     fn what_is_not_finite_is_refused() {
         let affine = Affine { bits: 4, group: 32, scales: Float::BF16 };
@@ -231,6 +181,29 @@ mod tests {
             row[50] = bad;
             let (mut a, mut b, mut c) = ([0; 32], [0; 4], [0; 4]);
             assert!(!quantize_row(affine, &row, None, &mut [&mut a, &mut b, &mut c]));
+            assert!(!quantize_row(affine, &row, Some(&mut fit_of(&row)), &mut [&mut a, &mut b, &mut c]));
         }
+    }
+
+    /// Groups that a search has nothing to offer, beside one that it has.
+    #[test]
+    fn constant_and_extreme_groups_are_the_same_fitted_or_not() {
+        let affine = Affine { bits: 2, group: 32, scales: Float::BF16 };
+        let mut row = values(160, 9);
+        row[..32].fill(0.0);
+        row[32..64].fill(-2.5);
+        row[64..96].iter_mut().for_each(|value| *value *= 1e25);
+        row[96..128].iter_mut().for_each(|value| *value *= 1e-25);
+        let quantised = |fit: Option<&mut Fit>| {
+            let (mut a, mut b, mut c) = ([0; 40], [0; 10], [0; 10]);
+            assert!(quantize_row(affine, &row, fit, &mut [&mut a, &mut b, &mut c]));
+            (a, b, c)
+        };
+        let (plain, fitted) = (quantised(None), quantised(Some(&mut fit_of(&row))));
+        assert_eq!(
+            (&plain.0[..32], &plain.1[..8], &plain.2[..8]),
+            (&fitted.0[..32], &fitted.1[..8], &fitted.2[..8])
+        );
+        assert_ne!(plain, fitted);
     }
 }

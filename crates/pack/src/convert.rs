@@ -2,8 +2,19 @@ use flashmill_layout::{Encoding, Float, MatrixShape, MatrixView};
 use half::bf16;
 
 use crate::affine::quantize_row;
+use crate::fit::{Fit, Magnitudes};
 
-/// Rows of a matrix from one encoding to another. `from.rows` are converted; `importance` has one weight a column.
+/// How the scales of a matrix are found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Scales<'a> {
+    /// From the range of each group.
+    Range,
+    /// By search, with one weight a column if there is importance.
+    Fit(Option<&'a [f32]>),
+}
+
+/// Rows of a matrix from one encoding to another. `from.rows` are converted, and their largest weights guarded where scales are
+/// fitted.
 ///
 /// # Errors
 /// The first row that holds a value that is not finite, where that matters.
@@ -11,7 +22,7 @@ pub(crate) fn convert(
     from: MatrixShape,
     source: &[&[u8]],
     to: Encoding,
-    importance: Option<&[f32]>,
+    scales: Scales<'_>,
     row: &mut Vec<f32>,
     out: &mut [&mut [u8]],
 ) -> Result<(), usize> {
@@ -21,11 +32,23 @@ pub(crate) fn convert(
     }
     let view = MatrixView::new(from, source);
     row.resize(from.cols, 0.0);
-    for i in 0..from.rows {
-        match from.encoding {
-            Encoding::Float(float) => decode_floats(float, view.row(i)[0], row),
-            _ => view.decode_row(i, row),
+    let decode = |i: usize, row: &mut [f32]| match from.encoding {
+        Encoding::Float(float) => decode_floats(float, view.row(i)[0], row),
+        _ => view.decode_row(i, row),
+    };
+    let mut fit = match (scales, to) {
+        (Scales::Fit(importance), Encoding::Affine(_)) => {
+            let mut magnitudes = Magnitudes::new();
+            for i in 0..from.rows {
+                decode(i, row);
+                magnitudes.count(row);
+            }
+            Some(Fit::new(importance, from.cols, &magnitudes))
         }
+        _ => None,
+    };
+    for i in 0..from.rows {
+        decode(i, row);
         let at = |part: usize| {
             let bytes = to.part_row_bytes(part, from.cols);
             i * bytes..(i + 1) * bytes
@@ -33,7 +56,7 @@ pub(crate) fn convert(
         match (to, &mut *out) {
             (Encoding::Affine(affine), [codes, scales, biases]) => {
                 let parts = &mut [&mut codes[at(0)], &mut scales[at(1)], &mut biases[at(2)]];
-                if !quantize_row(affine, row, importance, parts) {
+                if !quantize_row(affine, row, fit.as_mut(), parts) {
                     return Err(i);
                 }
             }

@@ -136,6 +136,11 @@ pub enum PackError {
         /// What is wrong with it.
         problem: crate::importance::ImportanceProblem,
     },
+    /// An importance file beside the rule that has no use for it.
+    #[error(
+        "scales that span the range of their values use no importance; leave out the importance or the recipe range"
+    )]
+    ImportanceUnused,
     /// A model that cannot run before it is packed cannot be calibrated either.
     #[error(
         "{path} holds {method} weights, which do not run as they are, so that a text cannot be run through them; pack them once without bits and --calibrate, which changes no value, and then what comes out with both"

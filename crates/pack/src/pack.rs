@@ -11,7 +11,7 @@ use crate::importance::{Importance, ImportanceProblem, gguf_name};
 use crate::journal::{Journal, Settings};
 use crate::output::{Output, TrunkKind};
 use crate::place::check_place;
-use crate::recipe::{Recipe, RecipeOptions, Warning};
+use crate::recipe::{Recipe, RecipeOptions, Rule, Warning};
 use crate::run::{Run, check_space};
 use crate::source::{Item, Source};
 use crate::tasks::PROJECTIONS;
@@ -85,6 +85,9 @@ fn plan_of(source: Source, options: PackOptions) -> Result<PackPlan, PackError> 
     let mut recipe = Recipe::new(options.recipe);
     let output = Output::new(&source, &items, &mut recipe)?;
     let importance = options.importance.as_deref().map(Importance::open).transpose()?;
+    if importance.is_some() && options.recipe.rule == Some(Rule::Range) {
+        return Err(PackError::ImportanceUnused);
+    }
     if let Some(importance) = &importance {
         check_importance(importance, &source, &items, &output, &mut recipe)?;
     }
@@ -156,16 +159,19 @@ impl PackPlan {
 
     /// How the model is made, as its manifest will say.
     pub fn recipe(&self) -> packed::Recipe {
-        let (experts, trunk) = self.options.recipe.describe();
+        let path = self.importance.as_ref().map(Importance::path);
+        self.recipe_with(path.map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned()))
+    }
+
+    fn recipe_with(&self, importance: Option<String>) -> packed::Recipe {
+        let (experts, trunk) = self.options.recipe.describe(importance.is_some());
         packed::Recipe {
             written_by: concat!("flashmill ", env!("CARGO_PKG_VERSION")).to_owned(),
             source: self.source.name(),
             source_convention: format!("{:?}", self.source.checkpoint().convention()),
             experts,
             trunk,
-            importance: self.importance.as_ref().map(|importance| {
-                importance.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
-            }),
+            importance,
         }
     }
 
@@ -189,8 +195,14 @@ impl PackPlan {
         }
         check_place(source, out)?;
         let name = importance.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let settings = Settings { importance: format!("{name} (still to be made)"), ..self.settings()? };
-        let report = self.already_packed_by(&packed::Recipe { importance: Some(name), ..self.recipe() })?;
+        let recipe = self.recipe_with(Some(name.clone()));
+        let report = self.already_packed_by(&recipe)?;
+        let settings = Settings {
+            importance: format!("{name} (still to be made)"),
+            experts: recipe.experts,
+            trunk: recipe.trunk,
+            ..self.settings()?
+        };
         if report.is_none() {
             Journal::check(out, &settings)?;
             check_space(out, &self.output, 0)?;

@@ -2,7 +2,7 @@
 //!
 //! The rules: without bits, every byte stays as it is. What is not a routed expert stays at 8 bits or better unless asked
 //! otherwise; routers and the shared expert's gate logit are never touched, since they are small and choose; `down` gets one step
-//! more than gate and up at 2 and 3 bits.
+//! more than gate and up at 2 and 3 bits. Where bits are few, or importance is known, scales are fitted.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +18,15 @@ pub enum Bits {
     Float,
 }
 
+/// How the scales of groups are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rule {
+    /// MLX's: they span the range of each group.
+    Range,
+    /// Searched for the least error, weighted by importance if there is any; the largest weights are never cut off.
+    Fit,
+}
+
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecipeOptions {
@@ -29,11 +38,14 @@ pub struct RecipeOptions {
     pub trunk: Option<Bits>,
     /// Values that share a scale: 32, 64 or 128.
     pub group: u16,
+    /// For every matrix that is quantised; if not given, [`Rule::Fit`] where there is importance, at 2 and 3 bits, and in the trunk
+    /// at 4.
+    pub rule: Option<Rule>,
 }
 
 impl Default for RecipeOptions {
     fn default() -> Self {
-        RecipeOptions { bits: None, experts: None, trunk: None, group: 64 }
+        RecipeOptions { bits: None, experts: None, trunk: None, group: 64, rule: None }
     }
 }
 
@@ -137,8 +149,27 @@ impl Recipe {
 }
 
 impl RecipeOptions {
+    /// How the scales of the experts are found, all three projections'.
+    pub(crate) fn experts_rule(&self, has_importance: bool) -> Rule {
+        match self.experts.or(self.bits) {
+            Some(Bits::Affine(bits)) => self.rule(bits, false, has_importance),
+            None | Some(Bits::Float) => Rule::Range,
+        }
+    }
+
+    /// How the scales of a matrix of the trunk are found that gets so many bits.
+    pub(crate) fn trunk_rule(&self, bits: u8, has_importance: bool) -> Rule {
+        self.rule(bits, true, has_importance)
+    }
+
+    /// At 4 bits those of the experts follow the range, for speed; the trunk is small.
+    fn rule(&self, bits: u8, is_trunk: bool, has_importance: bool) -> Rule {
+        let is_fitted = has_importance || bits <= if is_trunk { 4 } else { 3 };
+        self.rule.unwrap_or(if is_fitted { Rule::Fit } else { Rule::Range })
+    }
+
     /// What is done to the experts and to the trunk, for people and for the settings of a run.
-    pub(crate) fn describe(&self) -> (String, String) {
+    pub(crate) fn describe(&self, has_importance: bool) -> (String, String) {
         let text = |bits: Option<Bits>, is_trunk: bool| match bits {
             None => "as stored".to_owned(),
             Some(Bits::Float) => "floats kept".to_owned(),
@@ -147,7 +178,11 @@ impl RecipeOptions {
                     2 | 3 if !is_trunk => format!(", down {} bits", bits + 1),
                     _ => String::new(),
                 };
-                format!("{bits} bits, groups of {}{down}", self.group)
+                let scales = match self.rule(bits, is_trunk, has_importance) {
+                    Rule::Range => "",
+                    Rule::Fit => ", scales fitted",
+                };
+                format!("{bits} bits, groups of {}{down}{scales}", self.group)
             }
         };
         let trunk = match (self.trunk, self.bits) {
@@ -176,7 +211,7 @@ impl fmt::Display for Warning {
                 write!(f, "rows of {cols} values are not whole groups and stay as they are")
             }
             Warning::NoImportance => {
-                f.write_str("the importance file has no numbers for them, their scales follow the range")
+                f.write_str("the importance file has no numbers for them, they are packed as without it")
             }
         }
     }
@@ -211,6 +246,23 @@ mod tests {
         assert_eq!(three.warnings().count(), 0);
         assert_eq!(bits(three.trunk("embed", float(80))), None);
         assert_eq!(three.warnings().collect::<Vec<_>>(), [(Warning::NotGrouped { cols: 80 }, 1)]);
+    }
+
+    #[test]
+    fn few_bits_and_importance_are_fitted() {
+        let of =
+            |bits, rule| RecipeOptions { bits: Some(Bits::Affine(bits)), rule, ..RecipeOptions::default() };
+        let rules = |options: RecipeOptions, has| (options.experts_rule(has), options.trunk_rule(8, has));
+        assert_eq!(rules(of(2, None), false), (Rule::Fit, Rule::Range));
+        assert_eq!(rules(of(4, None), false), (Rule::Range, Rule::Range));
+        assert_eq!(rules(of(4, None), true), (Rule::Fit, Rule::Fit));
+        assert_eq!(rules(of(2, Some(Rule::Range)), false), (Rule::Range, Rule::Range));
+        assert_eq!(of(4, None).trunk_rule(4, false), Rule::Fit);
+        let (experts, trunk) = of(3, None).describe(false);
+        assert_eq!(experts, "3 bits, groups of 64, down 4 bits, scales fitted");
+        assert_eq!(trunk, "8 bits, groups of 64 where not quantised before");
+        assert_eq!(of(3, Some(Rule::Range)).describe(false).0, "3 bits, groups of 64, down 4 bits");
+        assert_eq!(of(6, None).describe(true).0, "6 bits, groups of 64, scales fitted");
     }
 
     #[test]

@@ -146,9 +146,10 @@ impl<'a> Run<'a> {
     }
 
     fn task(&self, task: usize, bench: &mut Bench) -> Result<(), PackError> {
-        let PackPlan { source, items, output, importance, .. } = self.plan;
+        let PackPlan { options, source, items, output, importance, .. } = self.plan;
         let (targets, clock) = (&self.targets, &self.clock);
-        let shop = Shop { source, items, output, importance: importance.as_ref(), targets, clock };
+        let (recipe, importance) = (options.recipe, importance.as_ref());
+        let shop = Shop { source, items, output, recipe, importance, targets, clock };
         let what = self.tasks[task];
         let pieces: Vec<Option<Checksum>> = {
             let checksums = self.lock();

@@ -7,10 +7,11 @@ use flashmill_checkpoint::packed::Checksum;
 use flashmill_layout::{Encoding, MatrixShape};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::convert::convert;
+use crate::convert::{Scales, convert};
 use crate::error::PackError;
 use crate::importance::{Importance, gguf_name};
 use crate::output::{LayerPlace, Output, TrunkKind, TrunkPlace};
+use crate::recipe::{RecipeOptions, Rule};
 use crate::source::{Item, Source, SourceMatrix};
 use crate::target::{AlignedBuffer, Target};
 
@@ -147,6 +148,7 @@ pub(crate) struct Shop<'a> {
     pub(crate) source: &'a Source,
     pub(crate) items: &'a [(String, Item)],
     pub(crate) output: &'a Output,
+    pub(crate) recipe: RecipeOptions,
     pub(crate) importance: Option<&'a Importance>,
     pub(crate) targets: &'a [Target],
     pub(crate) clock: &'a Clock,
@@ -246,7 +248,8 @@ impl Shop<'_> {
         let to = place.shapes[projection];
         let name = format!("layers.{}.experts.{}", place.layer, PROJECTIONS[projection]);
         let weights = self.weights(&name, expert, place.n_experts, matrix.shape(), to)?;
-        self.block(matrix.as_ref(), 0, to, weights.as_deref(), out, bench)
+        let scales = scales(self.recipe.experts_rule(weights.is_some()), weights.as_deref());
+        self.block(matrix.as_ref(), 0, to, scales, out, bench)
     }
 
     fn trunk(
@@ -280,6 +283,11 @@ impl Shop<'_> {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Vec<Checksum>, PackError> {
         let weights = self.weights(&place.name, 0, 1, matrix.shape(), to)?;
+        let bits = match to.encoding {
+            Encoding::Affine(affine) => affine.bits,
+            _ => 16,
+        };
+        let scales = scales(self.recipe.trunk_rule(bits, weights.is_some()), weights.as_deref());
         let mut hashes: Vec<Xxh3> = place.offsets.iter().map(|_| Xxh3::new()).collect();
         let row_bytes = matrix.shape().encoding.row_bytes(to.cols).max(1);
         let block_rows = (BLOCK_BYTES / row_bytes).max(1).next_multiple_of(BLOCK_ROWS);
@@ -289,7 +297,7 @@ impl Shop<'_> {
             let mut out = std::mem::take(&mut bench.out);
             out.clear();
             out.resize(block.bytes(), 0);
-            self.block(matrix, first, block, weights.as_deref(), &mut out, bench)?;
+            self.block(matrix, first, block, scales, &mut out, bench)?;
             let mut at = 0;
             for (part, hash) in hashes.iter_mut().enumerate() {
                 let bytes = &out[at..at + block.part_bytes(part)];
@@ -328,7 +336,7 @@ impl Shop<'_> {
         matrix: &dyn SourceMatrix,
         first: usize,
         to: MatrixShape,
-        importance: Option<&[f32]>,
+        scales: Scales<'_>,
         out: &mut [u8],
         bench: &mut Bench,
     ) -> Result<(), PackError> {
@@ -341,9 +349,16 @@ impl Shop<'_> {
         timed(&self.clock.compute, || {
             let source = split(&bench.raw, from);
             let mut parts = split_mut(out, to);
-            convert(from, &source, to.encoding, importance, &mut bench.row, &mut parts)
+            convert(from, &source, to.encoding, scales, &mut bench.row, &mut parts)
                 .map_err(|row| PackError::NotFinite { tensor: matrix.name().to_owned(), row: first + row })
         })
+    }
+}
+
+fn scales(rule: Rule, importance: Option<&[f32]>) -> Scales<'_> {
+    match rule {
+        Rule::Range => Scales::Range,
+        Rule::Fit => Scales::Fit(importance),
     }
 }
 

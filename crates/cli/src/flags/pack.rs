@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
-use flashmill_pack::{Bits, PackOptions, RecipeOptions};
+use flashmill_pack::{Bits, PackOptions, RecipeOptions, Rule};
 
 use super::low::{LowModel, at_least_one};
 use super::size::parse_size;
@@ -31,6 +31,11 @@ pub(crate) struct LowPack {
     /// Bits of everything else but the routers
     #[arg(long, value_name = "BITS", value_parser = bits())]
     trunk_bits: Option<Bits>,
+    /// How scales are found: `range` spans the values of each group, as MLX does; `fit` searches for the least error, weighted by
+    /// importance if there is any, and never cuts off the largest weights. If not given: fit at 2 and 3 bits, of the trunk at 4 too,
+    /// and everywhere with importance
+    #[arg(long, value_name = "RECIPE", value_parser = rule())]
+    recipe: Option<Rule>,
     /// An importance file of llama-imatrix (GGUF or .dat): scales are fitted to what its text used
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
@@ -75,6 +80,11 @@ pub(crate) struct LowPullPack {
     /// Bits of everything else but the routers
     #[arg(long, value_name = "BITS", value_parser = bits(), requires = "bits")]
     trunk_bits: Option<Bits>,
+    /// How scales are found: `range` spans the values of each group, as MLX does; `fit` searches for the least error, weighted by
+    /// importance if there is any, and never cuts off the largest weights. If not given: fit at 2 and 3 bits, of the trunk at 4 too,
+    /// and everywhere with importance
+    #[arg(long, value_name = "RECIPE", value_parser = rule(), requires = "bits")]
+    recipe: Option<Rule>,
     /// An importance file of llama-imatrix (GGUF or .dat)
     #[arg(long, value_name = "FILE", requires = "bits")]
     imatrix: Option<PathBuf>,
@@ -96,8 +106,13 @@ impl LowPullPack {
             Some(Bits::Float) => "16bit".to_owned(),
             Some(Bits::Affine(bits)) => format!("{bits}bit"),
         };
-        let recipe =
-            RecipeOptions { bits, experts: self.experts_bits, trunk: self.trunk_bits, group: self.group };
+        let recipe = RecipeOptions {
+            bits,
+            experts: self.experts_bits,
+            trunk: self.trunk_bits,
+            group: self.group,
+            rule: self.recipe,
+        };
         Some(PackOptions {
             source: PathBuf::new(),
             out: self.out.unwrap_or_else(|| PathBuf::from(format!("{name}-{ending}"))),
@@ -123,6 +138,7 @@ impl From<LowPack> for PackCommand {
             experts: low.experts_bits,
             trunk: low.trunk_bits,
             group: low.group,
+            rule: low.recipe,
         };
         let options = PackOptions {
             source: low.source,
@@ -152,6 +168,13 @@ fn bits_of(text: &str) -> Bits {
     }
 }
 
+fn rule() -> impl clap::builder::TypedValueParser<Value = Rule> {
+    PossibleValuesParser::new(["range", "fit"]).map(|text| match text.as_str() {
+        "range" => Rule::Range,
+        _ => Rule::Fit,
+    })
+}
+
 fn group() -> impl clap::builder::TypedValueParser<Value = u16> {
     PossibleValuesParser::new(["32", "64", "128"])
         .map(|text| text.parse().expect("one of the possible values"))
@@ -179,13 +202,21 @@ mod tests {
         assert_eq!(recipe("pack a b"), RecipeOptions::default());
         let mixed = recipe("pack a b --bits 16 --experts-bits 3 --trunk-bits 8 --group 32");
         let affine = |bits| Some(Bits::Affine(bits));
-        let expected =
-            RecipeOptions { bits: Some(Bits::Float), experts: affine(3), trunk: affine(8), group: 32 };
+        let expected = RecipeOptions {
+            bits: Some(Bits::Float),
+            experts: affine(3),
+            trunk: affine(8),
+            group: 32,
+            rule: None,
+        };
         assert_eq!(mixed, expected);
+        assert_eq!(recipe("pack a b --recipe range").rule, Some(Rule::Range));
+        assert_eq!(recipe("pack a b --recipe fit").rule, Some(Rule::Fit));
         for line in [
             "pack a b --bits 7",
             "pack a b --bits 1",
             "pack a b --group 16",
+            "pack a b --recipe hqq",
             "pack a",
             "pack a b c",
             "pack a b --ram 1G",

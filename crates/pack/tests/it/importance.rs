@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use flashmill_checkpoint::Checkpoint;
 use flashmill_layout::MatrixView;
-use flashmill_pack::{Importance, PackOptions, RecipeOptions};
+use flashmill_pack::{Importance, PackOptions, RecipeOptions, Rule};
 
 use crate::support::{bits, bytes, fixture, open, packed};
 
@@ -166,6 +166,46 @@ fn the_weighted_error_is_lower_and_that_of_unused_experts_is_the_same() {
             }
         }
     }
+}
+
+/// The manifest holds a checksum of every record and of every part of the trunk.
+#[test]
+fn fitted_bytes_are_the_same_for_any_number_of_threads() {
+    let (dir, gguf, _) = files();
+    let [one, many] = [1, 5].map(|threads| {
+        let out = dir.path().join(format!("of-{threads}"));
+        let options = PackOptions {
+            source: fixture("qwen3_5_moe"),
+            out: out.clone(),
+            recipe: bits(2),
+            importance: Some(gguf.clone()),
+            threads: Some(threads),
+        };
+        flashmill_pack::pack(&flashmill_pack::plan(options).unwrap(), &|_, _| ()).unwrap();
+        fs::read_to_string(out.join("flashmill.json")).unwrap()
+    });
+    assert!(one == many, "the manifests differ");
+    assert!(one.contains("2 bits, groups of 64, down 3 bits, scales fitted"), "the manifest says how");
+}
+
+#[test]
+fn recipes_do_not_mix() {
+    let (dir, gguf, _) = files();
+    let options = |rule, importance| PackOptions {
+        source: fixture("qwen3_5_moe"),
+        out: dir.path().join("out"),
+        recipe: RecipeOptions { rule, ..bits(2) },
+        importance,
+        ..PackOptions::default()
+    };
+    let error =
+        flashmill_pack::plan(options(Some(Rule::Range), Some(gguf))).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("no importance") && error.contains("recipe range"), "{error}");
+    let plan = |rule| flashmill_pack::plan(options(rule, None)).unwrap();
+    flashmill_pack::pack(&plan(Some(Rule::Range)), &|_, _| ()).unwrap();
+    assert!(plan(Some(Rule::Range)).already_packed().unwrap().is_some());
+    let error = plan(None).already_packed().unwrap_err().to_string();
+    assert!(error.contains("other settings"), "{error}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
-//! The rule of quantisation is MLX's: the fixture that mlx-lm's converter would write has the same bytes.
+//! Scales by range are MLX's: the fixture that mlx-lm's converter would write has the same bytes.
 
-use flashmill_pack::{Bits, RecipeOptions};
+use flashmill_pack::{Bits, RecipeOptions, Rule};
 
 use crate::support::{fixture, matrices, open, packed};
 
@@ -12,7 +12,9 @@ fn is_choice(name: &str) -> bool {
 #[test]
 fn four_bits_are_the_bytes_of_mlx() {
     let four = Some(Bits::Affine(4));
-    let out = packed("qwen3_5_moe", RecipeOptions { experts: four, trunk: four, ..RecipeOptions::default() });
+    let rule = Some(Rule::Range);
+    let recipe = RecipeOptions { experts: four, trunk: four, rule, ..RecipeOptions::default() };
+    let out = packed("qwen3_5_moe", recipe);
     let (ours, theirs) =
         (matrices(&open(&out.path().join("out"))), matrices(&open(&fixture("qwen3_5_moe_mlx4"))));
     assert_eq!(ours.len(), theirs.len());
@@ -32,8 +34,8 @@ fn four_bits_are_the_bytes_of_mlx() {
 /// Experts at 2 bits, their `down` at 3, where the fixture has 2: gate and up are comparable.
 #[test]
 fn two_bits_of_gate_and_up_are_the_bytes_of_mlx() {
-    let out =
-        packed("qwen3_5_moe", RecipeOptions { experts: Some(Bits::Affine(2)), ..RecipeOptions::default() });
+    let (experts, rule) = (Some(Bits::Affine(2)), Some(Rule::Range));
+    let out = packed("qwen3_5_moe", RecipeOptions { experts, rule, ..RecipeOptions::default() });
     let (ours, theirs) = (open(&out.path().join("out")), open(&fixture("qwen3_5_moe_mlx2")));
     for layer in 0..ours.spec().layers.len() {
         let shapes = ours.bundle_shapes(layer).unwrap();
