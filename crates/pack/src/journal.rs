@@ -193,8 +193,9 @@ fn check_settings(out: &Path, line: &str, wanted: &Settings) -> Result<(), PackE
     for (setting, found, wanted) in [
         ("the source", &found.source, &wanted.source),
         ("experts:", &found.experts, &wanted.experts),
-        ("trunk:", &found.trunk, &wanted.trunk),
+        // Before the trunk, whose scales follow it.
         ("importance:", &found.importance, &wanted.importance),
+        ("trunk:", &found.trunk, &wanted.trunk),
         ("the layout", &found.layout, &wanted.layout),
     ] {
         if found != wanted {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use flashmill_checkpoint::{FfnRef, GluRef};
 use flashmill_engine::{BackendKind, Checkpoint, Engine, EngineOptions, Observer, Picks, Sequence, Wanted};
 use flashmill_lab::calibrate::{CalibrateError, CalibrateOptions, Calibration, calibrate};
-use flashmill_pack::{Bits, Importance, PackOptions, RecipeOptions};
+use flashmill_pack::{Bits, Importance, PackOptions, RecipeOptions, Rule};
 
 use crate::support::{decode, fixture};
 
@@ -176,8 +176,10 @@ fn streamed_is_resident() {
     assert!(bytes_of(&resident) == bytes_of(&streamed));
 }
 
+/// By range if there is no importance.
 fn pack(out: PathBuf, importance: Option<PathBuf>) -> Checkpoint {
-    let recipe = RecipeOptions { bits: Some(Bits::Affine(2)), ..RecipeOptions::default() };
+    let rule = importance.is_none().then_some(Rule::Range);
+    let recipe = RecipeOptions { bits: Some(Bits::Affine(2)), rule, ..RecipeOptions::default() };
     let source = fixture("qwen3_5_moe");
     let options = PackOptions { source, out: out.clone(), recipe, importance, threads: Some(2) };
     flashmill_pack::pack(&flashmill_pack::plan(options).unwrap(), &|_, _| ()).unwrap();
@@ -218,7 +220,7 @@ fn the_weighted_error_is_lower() {
             }
         }
         println!("layer {layer}: {:.2} of the weighted error at 2 bits", after / before);
-        assert!(after < 0.9 * before, "layer {layer}: {after} is not much below {before}");
+        assert!(after < 0.75 * before, "layer {layer}: {after} is not much below {before}");
     }
 }
 
