@@ -6,11 +6,14 @@
 //! Arm: how the model is opened ──┘
 //! ```
 //!
-//! [`Suite::ppl`] and [`Suite::kld_of_model`] read a text; [`tools`] asks for tool calls. Arms are compared with the first one case by
+//! [`Suite::ppl`] and [`Suite::kld_of_model`] read a text; [`tools`] asks for tool calls, [`facts`] for what a model should know. Arms are compared with the first one case by
 //! case.
 
+mod answers;
 mod arguments;
 mod arm;
+mod bfcl;
+pub mod facts;
 mod journal;
 mod kld;
 mod reference;
@@ -25,14 +28,14 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::statistics::wilson;
-
+pub use answers::AskOptions;
 pub use arm::{Arm, ArmFacts, Weights};
+pub use bfcl::PossibleCall;
 pub use kld::{Bucket, Compared, Divergence, divergence};
 pub use reference::{Reference, ReferenceProblem};
-pub use report::{ArmReport, CONFIDENCE, Comparison, Finding, Report, SMALL_RISE};
+pub use report::{ArmReport, CONFIDENCE, Comparison, Finding, Report, SMALL_RISE, Share};
 pub use run::{EvalOptions, Progress, eval};
-pub use suite::{Outcome, Suite, TextOptions, read_text};
+pub use suite::{Judged, Outcome, Speed, Suite, TextOptions, read_text};
 pub use text::{Window, windows};
 
 /// Why a suite cannot be run.
@@ -128,6 +131,25 @@ pub enum EvalError {
     /// An arm cannot be packed.
     #[error("cannot pack an arm: {0}")]
     Pack(#[from] Box<flashmill_pack::PackError>),
+    /// A question of the leaderboard that this suite does not ask.
+    #[error("{}, question {id:?}: {what}; give a file of single turns with its possible_answer/ beside it", path.display())]
+    Bfcl {
+        /// The file.
+        path: PathBuf,
+        /// The question.
+        id: String,
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The model cannot be asked.
+    #[error("{} has no chat template, without which it cannot be asked; the suites ppl, kld and speed need none", dir.display())]
+    NoTemplate {
+        /// The model.
+        dir: PathBuf,
+    },
+    /// The speed cannot be measured.
+    #[error(transparent)]
+    Bench(#[from] Box<crate::bench::BenchError>),
     /// A form that cannot be compiled.
     #[error(transparent)]
     Grammar(#[from] flashmill_grammar::GrammarError),
@@ -136,48 +158,23 @@ pub enum EvalError {
     Engine(#[from] flashmill_engine::EngineError),
 }
 
-/// Cases of one kind.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Score {
-    /// What is counted.
-    pub name: String,
-    /// How many of them are as they should be.
-    pub n_good: usize,
-    /// How many there are.
-    pub n: usize,
-}
-
-impl Score {
-    /// The share of good ones, and the bounds between which it lies with 95 % confidence: Wilson's interval. All of 0 to 1 if there
-    /// are no cases.
-    pub fn share(&self) -> (f64, [f64; 2]) {
-        let share = wilson(self.n_good, self.n, 0.95);
-        (share.estimate, [share.low, share.high])
-    }
-}
-
-impl std::fmt::Display for Score {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (share, [low, high]) = self.share();
-        let percent = |x: f64| 100.0 * x;
-        let (share, low, high) = (percent(share), percent(low), percent(high));
-        write!(f, "{}/{} = {share:.1} % ({low:.1} to {high:.1})", self.n_good, self.n)
-    }
-}
-
 /// The longest line of a file of cases, in bytes.
 const MAX_LINE_BYTES: u64 = 16 << 20;
 
 /// Reads cases, one a line; empty lines are passed over.
 fn read_cases<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, EvalError> {
-    let cannot = |error| EvalError::Read { path: path.to_owned(), error };
-    let mut file = io::BufReader::new(std::fs::File::open(path).map_err(cannot)?);
+    let file = std::fs::File::open(path).map_err(|error| EvalError::Read { path: path.to_owned(), error })?;
+    parse_cases(path, io::BufReader::new(file))
+}
+
+/// The same of what is read from `file`, which errors call `path`.
+fn parse_cases<T: DeserializeOwned>(path: &Path, mut file: impl BufRead) -> Result<Vec<T>, EvalError> {
     let mut cases = Vec::new();
     let mut text = Vec::new();
     for line in 1.. {
         text.clear();
-        let n = io::Read::take(&mut file, MAX_LINE_BYTES).read_until(b'\n', &mut text).map_err(cannot)?;
-        if n == 0 {
+        let n = io::Read::take(&mut file, MAX_LINE_BYTES).read_until(b'\n', &mut text);
+        if n.map_err(|error| EvalError::Read { path: path.to_owned(), error })? == 0 {
             break;
         }
         if text.trim_ascii().is_empty() {
@@ -195,13 +192,6 @@ fn read_cases<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, EvalError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_score_says_how_sure_it_is() {
-        let score = Score { name: String::new(), n_good: 8, n: 10 };
-        assert_eq!(score.to_string(), "8/10 = 80.0 % (49.0 to 94.3)");
-        assert_eq!(Score { name: String::new(), n_good: 0, n: 0 }.share(), (0.0, [0.0, 1.0]));
-    }
 
     #[test]
     fn a_bad_line_is_named() {

@@ -10,6 +10,7 @@ mod random;
 pub mod replay;
 pub mod routing;
 pub mod statistics;
+mod svg;
 mod synthetic;
 pub mod trace;
 

@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
-use flashmill_lab::eval::{self as lab_eval, EvalOptions, Report, Suite, read_text};
+use flashmill_lab::bench::BenchOptions;
+use flashmill_lab::eval::{
+    self as lab_eval, AskOptions, EvalOptions, Report, Suite, facts, read_text, tools,
+};
 
 use crate::demo::user_cache;
 use crate::flags::{EvalFlags, Out, SuiteName, is_logits};
@@ -21,13 +24,15 @@ pub(crate) fn eval(flags: &EvalFlags) -> Result<ExitCode> {
     let model = ModelPath::find(&flags.model)?;
     let work = work_dir(flags)?;
     std::fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
+    let reference = flags.reference.as_deref().filter(|path| !is_logits(path));
+    let reference = reference.map(ModelPath::find).transpose()?;
     let options = EvalOptions {
         model: model.path().to_owned(),
         name: flags.model.display().to_string(),
         engine: flags.engine.clone(),
         weights: flags.weights.clone(),
         experts: flags.experts.clone(),
-        suites: suites(flags, model.path(), &work)?,
+        suites: suites(flags, model.path(), reference.as_ref().map(ModelPath::path), &work)?,
         work,
         program: program(),
     };
@@ -48,30 +53,49 @@ pub(crate) fn eval(flags: &EvalFlags) -> Result<ExitCode> {
     }
 }
 
-fn suites(flags: &EvalFlags, model: &Path, work: &Path) -> Result<Vec<Suite>> {
-    let tokens = |of: &Path| -> Result<Vec<u32>> {
-        let text = flags.text.as_deref().context("no text; give one with --text")?;
-        Ok(read_text(of, text, flags.text_options)?)
-    };
-    flags
-        .suites
-        .iter()
-        .map(|suite| match suite {
-            SuiteName::Ppl => Ok(Suite::ppl(tokens(model)?, flags.window, flags.stride)),
-            SuiteName::Kld => match &flags.reference {
-                Some(path) if is_logits(path) => Ok(Suite::kld_of_file(path)?),
-                Some(path) => {
-                    let reference = ModelPath::find(path)?;
-                    let (window, path) = (flags.window, reference.path());
-                    Ok(Suite::kld_of_model(tokens(model)?, window, path, &flags.engine, work, false)?)
-                }
-                None if flags.weights.is_empty() && flags.experts.is_empty() => bail!(
-                    "--suite kld has nothing to compare with; give --reference, or arms with --bits, --experts or --variant"
-                ),
-                None => Ok(Suite::kld_of_model(tokens(model)?, flags.window, model, &flags.engine, work, true)?),
-            },
-        })
-        .collect()
+/// The suites, in the order in which they were asked for.
+fn suites(flags: &EvalFlags, model: &Path, reference: Option<&Path>, work: &Path) -> Result<Vec<Suite>> {
+    let mut suites = Vec::new();
+    for name in &flags.suites {
+        match name {
+            SuiteName::Ppl => suites.push(Suite::ppl(tokens(flags, model)?, flags.window, flags.stride)),
+            SuiteName::Kld => suites.push(kld(flags, model, reference, work)?),
+            SuiteName::Tools => {
+                let cases = flags.cases.as_deref().map_or_else(|| Ok(tools::built_in()), tools::read)?;
+                let held = AskOptions { grammar: true, ..flags.ask };
+                suites.push(Suite::tools("tools", cases.clone(), flags.ask));
+                suites.push(Suite::tools("tools_constrained", cases, held));
+            }
+            SuiteName::Facts => {
+                let path = flags.facts.as_deref();
+                let path = path.context("--suite facts needs a file of questions; give one with --facts")?;
+                suites.push(Suite::facts(facts::read(path)?, flags.ask));
+            }
+            SuiteName::Speed => {
+                suites.push(Suite::speed(BenchOptions { contexts: vec![0], ..BenchOptions::default() }));
+            }
+        }
+    }
+    Ok(suites)
+}
+
+fn tokens(flags: &EvalFlags, model: &Path) -> Result<Vec<u32>> {
+    let text = flags.text.as_deref().context("no text; give one with --text")?;
+    Ok(read_text(model, text, flags.text_options)?)
+}
+
+/// `reference` is a model to compare with, if one was named.
+fn kld(flags: &EvalFlags, model: &Path, reference: Option<&Path>, work: &Path) -> Result<Suite> {
+    if let (Some(file), None) = (&flags.reference, reference) {
+        return Ok(Suite::kld_of_file(file)?);
+    }
+    if reference.is_none() && flags.weights.is_empty() && flags.experts.is_empty() {
+        bail!(
+            "--suite kld has nothing to compare with; give --reference, or arms with --bits, --experts or --variant"
+        );
+    }
+    let (tokens, of) = (tokens(flags, model)?, reference.unwrap_or(model));
+    Ok(Suite::kld_of_model(tokens, flags.window, of, &flags.engine, work, reference.is_none())?)
 }
 
 fn work_dir(flags: &EvalFlags) -> Result<PathBuf> {
@@ -95,6 +119,9 @@ fn write(report: &Report, flags: &EvalFlags) -> Result<()> {
     let json = || -> Result<String> { Ok(serde_json::to_string_pretty(report)? + "\n") };
     if let Some(path) = &flags.markdown {
         write(path, report.markdown())?;
+    }
+    if let Some(path) = &flags.html {
+        write(path, report.html())?;
     }
     let text = match &flags.json {
         Some(Out::Stdout) => json()?,

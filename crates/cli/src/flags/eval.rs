@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use flashmill_engine::EngineOptions;
-use flashmill_lab::eval::{TextOptions, Weights};
+use flashmill_lab::eval::{AskOptions, TextOptions, Weights};
 
 use super::hi::engine_options;
 use super::low::{LowEngine, LowModel, at_least_one};
@@ -27,12 +27,25 @@ pub(crate) struct LowEval {
     /// Most tokens of the text; all of it if not given, for kld as many as 4 GiB of logits
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     limit: Option<usize>,
-    /// Tokens by which the window of ppl moves, which is --context long (1024 if not given); half of it if not given
+    /// Tokens by which the window of ppl moves; half of it if not given. The windows of ppl and kld are --context long, 1024 tokens
+    /// if not given
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     stride: Option<usize>,
     /// What kld compares with: a file that `flashmill logits` wrote, with its tokens, or a model; the model as stored if not given
     #[arg(long, value_name = "FILE|MODEL")]
     reference: Option<PathBuf>,
+    /// Cases of tools instead of the built-in ones: JSON lines, or a file of the Berkeley Function-Calling Leaderboard
+    #[arg(long, value_name = "FILE")]
+    cases: Option<PathBuf>,
+    /// The questions of facts: JSON lines with question and answer, such as models/demo/quality/facts.jsonl
+    #[arg(long, value_name = "FILE")]
+    facts: Option<PathBuf>,
+    /// Most tokens of an answer of tools and facts, its thoughts included
+    #[arg(short = 'n', long, value_name = "N", default_value = "400", value_parser = at_least_one)]
+    max_tokens: usize,
+    /// Ask the model not to think before it answers
+    #[arg(long)]
+    no_think: bool,
     /// Compare with what `pack --bits` makes of the model, packed into the work directory and removed again
     #[arg(long, value_name = "BITS", value_delimiter = ',')]
     bits: Vec<u8>,
@@ -45,6 +58,9 @@ pub(crate) struct LowEval {
     /// Write the report as Markdown
     #[arg(long, value_name = "FILE")]
     markdown: Option<PathBuf>,
+    /// Write the report as one HTML file with charts
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Where what is done is kept, so that the same command goes on after an interruption; a directory in the user's cache if not
     /// given
     #[arg(long, value_name = "DIR")]
@@ -60,6 +76,12 @@ pub(crate) enum SuiteName {
     Ppl,
     /// Divergence from the predictions of another run
     Kld,
+    /// Tool calls, free and held to a grammar
+    Tools,
+    /// Questions with one right answer
+    Facts,
+    /// Prompt and decode speed
+    Speed,
 }
 
 /// Where a report goes.
@@ -78,10 +100,15 @@ pub(crate) struct EvalFlags {
     pub(crate) window: usize,
     pub(crate) stride: usize,
     pub(crate) reference: Option<PathBuf>,
+    pub(crate) cases: Option<PathBuf>,
+    pub(crate) facts: Option<PathBuf>,
+    /// How answers are asked for; held to no grammar.
+    pub(crate) ask: AskOptions,
     pub(crate) weights: Vec<Weights>,
     pub(crate) experts: Vec<usize>,
     pub(crate) json: Option<Out>,
     pub(crate) markdown: Option<PathBuf>,
+    pub(crate) html: Option<PathBuf>,
     pub(crate) work: Option<PathBuf>,
     pub(crate) engine: EngineOptions,
 }
@@ -92,8 +119,9 @@ const WINDOW: usize = 1024;
 impl EvalFlags {
     pub(super) fn new(mut low: LowEval) -> Result<EvalFlags> {
         let experts = std::mem::take(&mut low.engine.experts);
-        let engine = engine_options(low.engine)?;
-        let window = engine.context.unwrap_or(WINDOW);
+        let mut engine = engine_options(low.engine)?;
+        // It is the text's alone: requests have the room that the plan gives.
+        let window = engine.context.take().unwrap_or(WINDOW);
         if window < 2 {
             bail!("--context {window}: a window needs two tokens at least");
         }
@@ -115,6 +143,7 @@ impl EvalFlags {
         let of_text = |suite: &SuiteName| match suite {
             SuiteName::Ppl => true,
             SuiteName::Kld => !low.reference.as_ref().is_some_and(|path| is_logits(path)),
+            SuiteName::Tools | SuiteName::Facts | SuiteName::Speed => false,
         };
         if low.text.is_none()
             && let Some(suite) = suites.iter().find(|suite| of_text(suite))
@@ -133,10 +162,18 @@ impl EvalFlags {
             window,
             stride,
             reference: low.reference,
+            cases: low.cases,
+            facts: low.facts,
+            ask: AskOptions {
+                grammar: false,
+                max_tokens: low.max_tokens,
+                thinking: low.no_think.then_some(false),
+            },
             weights: bits.chain(low.variant.into_iter().map(Weights::Variant)).collect(),
             experts,
             json: low.json.map(out),
             markdown: low.markdown,
+            html: low.html,
             work: low.work,
             engine,
         })

@@ -6,6 +6,7 @@
 mod bench;
 mod chat;
 mod demo;
+mod eval;
 mod faults;
 mod form;
 mod gguf;

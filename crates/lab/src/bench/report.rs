@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::BenchOptions;
 use crate::routing::Drawn;
+use crate::svg::escape;
 
 /// Everything a bench found. The first five fields are of the first warm row.
 #[derive(Clone, Debug, Serialize)]
@@ -300,7 +301,3 @@ impl BenchReport {
 
 /// Name, colour and value of a kind of bar.
 type Series<'a> = (&'a str, &'a str, fn(&Row) -> f64);
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
-}

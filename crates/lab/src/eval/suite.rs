@@ -7,10 +7,13 @@ use flashmill_engine::{Engine, EngineOptions};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::answers::{AskOptions, Asker};
+use super::facts::{self, Fact};
 use super::kld::{self, Compared};
 use super::reference::Reference;
 use super::text::{self, Window};
-use super::{EvalError, arm};
+use super::{EvalError, arm, tools};
+use crate::bench::{self, BenchOptions};
 
 /// What is asked of a model.
 pub struct Suite {
@@ -23,6 +26,9 @@ pub struct Suite {
 enum Kind {
     Ppl { tokens: Vec<u32>, windows: Vec<Window>, context: usize, stride: usize },
     Kld { reference: KldReference, n_windows: usize, window: usize },
+    Tools { cases: Vec<tools::Case>, options: AskOptions },
+    Facts { cases: Vec<Fact>, options: AskOptions },
+    Speed(Box<BenchOptions>),
 }
 
 /// Where the logits are that others are compared with.
@@ -46,6 +52,38 @@ pub enum Outcome {
     },
     /// A window of a text, against the reference.
     Compared(Compared),
+    /// An answer, judged.
+    Judged(Judged),
+    /// The speed.
+    Speed(Speed),
+}
+
+/// What became of a question.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judged {
+    /// Its category.
+    pub category: String,
+    /// The answer is the reference.
+    pub is_right: bool,
+    /// Calls that were begun.
+    pub n_calls: usize,
+    /// Calls that a tool takes: read without an error, the tool is there, its arguments fit.
+    pub n_valid: usize,
+    /// The answer was cut off by the most tokens, or the context.
+    pub is_cut: bool,
+}
+
+/// How fast a model is, without context.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Speed {
+    /// Prompt tokens a second.
+    pub prefill_tok_per_s: f64,
+    /// Decoded tokens a second.
+    pub decode_tok_per_s: f64,
+    /// Picks that were in memory, 0 to 1.
+    pub hit_rate: f64,
+    /// Bytes that the disk gave for a decoded token.
+    pub read_bytes_per_token: f64,
 }
 
 /// What the tokens of a text are, for `ppl` and `kld`.
@@ -134,6 +172,24 @@ impl Suite {
         Ok(Suite { name: "kld".into(), kind: Kind::Kld { reference, n_windows, window }, key })
     }
 
+    /// Tool calls. `name` tells runs of the same cases with other options apart.
+    pub fn tools(name: &str, cases: Vec<tools::Case>, options: AskOptions) -> Suite {
+        let key = hash(&format!("tools {options:?} {cases:?}"), &[]);
+        Suite { name: name.to_owned(), kind: Kind::Tools { cases, options }, key }
+    }
+
+    /// Questions with one right answer.
+    pub fn facts(cases: Vec<Fact>, options: AskOptions) -> Suite {
+        let key = hash(&format!("facts {options:?} {cases:?}"), &[]);
+        Suite { name: "facts".into(), kind: Kind::Facts { cases, options }, key }
+    }
+
+    /// The speed; how the model is opened is the arms'.
+    pub fn speed(options: BenchOptions) -> Suite {
+        let key = hash(&format!("speed {options:?}"), &[]);
+        Suite { name: "speed".into(), kind: Kind::Speed(Box::new(options)), key }
+    }
+
     /// Its name in reports.
     pub fn name(&self) -> &str {
         &self.name
@@ -144,6 +200,9 @@ impl Suite {
         match &self.kind {
             Kind::Ppl { windows, .. } => windows.len(),
             Kind::Kld { n_windows, .. } => *n_windows,
+            Kind::Tools { cases, .. } => cases.len(),
+            Kind::Facts { cases, .. } => cases.len(),
+            Kind::Speed(_) => 1,
         }
     }
 
@@ -160,6 +219,15 @@ impl Suite {
                     KldReference::Made { model, .. } => model.display().to_string(),
                 };
                 format!("{n_windows} windows of {window} tokens, from {of}")
+            }
+            Kind::Tools { cases, options: AskOptions { grammar, max_tokens, .. } } => format!(
+                "{} requests, at most {max_tokens} tokens an answer, {}",
+                cases.len(),
+                if *grammar { "calls held to the grammar of the tools" } else { "answers free" }
+            ),
+            Kind::Facts { cases, .. } => format!("{} questions", cases.len()),
+            Kind::Speed(options) => {
+                format!("prompt of {} tokens, {} decoded", options.prompt_tokens, options.decode_tokens)
             }
         }
     }
@@ -211,6 +279,28 @@ impl Suite {
                     return Err(EvalError::OtherVocabulary { expected, found });
                 }
                 each(&mut |case| Ok(Outcome::Compared(kld::compare(&mut model, &mut reference, case, stop)?)))
+            }
+            Kind::Tools { cases, options } => {
+                let mut engine = Engine::open(path, engine, &mut |_, _| ())?;
+                let mut asker = Asker::new(&mut engine, *options)?;
+                each(&mut |case| Ok(Outcome::Judged(tools::score(&mut asker, &cases[case])?)))
+            }
+            Kind::Facts { cases, options } => {
+                let mut engine = Engine::open(path, engine, &mut |_, _| ())?;
+                let mut asker = Asker::new(&mut engine, *options)?;
+                each(&mut |case| Ok(Outcome::Judged(facts::score(&mut asker, &cases[case])?)))
+            }
+            Kind::Speed(options) => {
+                let options = BenchOptions { engine: engine.clone(), ..(**options).clone() };
+                each(&mut |_| {
+                    let report = bench::bench(path, &options, &mut |_, _, _| ()).map_err(Box::new)?;
+                    Ok(Outcome::Speed(Speed {
+                        prefill_tok_per_s: report.prefill_tok_per_s,
+                        decode_tok_per_s: report.decode_tok_per_s,
+                        hit_rate: report.hit_rate,
+                        read_bytes_per_token: report.bytes_per_token,
+                    }))
+                })
             }
         }
     }

@@ -2,20 +2,27 @@
 //!
 //! A case is a line of JSON: `{"category": "simple", "tools": [..], "messages": [..], "calls": [{"name": "f", "arguments": {..}}]}`, with
 //! tools and messages as in OpenAI's API. It is right if the model calls exactly these functions, in this order, and every argument
-//! equals the reference as JSON; no call at all where `calls` is empty.
+//! equals the reference as JSON; no call at all where `calls` is empty. Files of the Berkeley Function-Calling Leaderboard are read too.
+//!
+//! The built-in cases: dialogues that `models/demo/make_quality.py` draws with names that the demo model was never trained on, and some
+//! written by hand, with strings and numbers that are easily got wrong.
 
 use std::path::Path;
 
-use flashmill_engine::{
-    Engine, Message, OutputOptions, OutputStream, ParsedCall, Piece, Prompt, Sampler, SamplingOptions,
-    Session, TemplateOptions,
-};
-use flashmill_grammar::{Grammars, ToolChoice};
+use flashmill_engine::{Message, ParsedCall};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::answers::Asker;
 use super::arguments::is_taken;
-use super::{EvalError, Score, read_cases};
+use super::bfcl::{self, PossibleCall};
+use super::suite::Judged;
+use super::{EvalError, parse_cases, read_cases};
+
+/// Drawn cases.
+const DRAWN: &str = include_str!("drawn.jsonl");
+/// Cases that were written by hand.
+const WRITTEN: &str = include_str!("written.jsonl");
 
 /// One request.
 #[derive(Clone, Debug, Deserialize)]
@@ -27,7 +34,8 @@ pub struct Case {
     /// The conversation up to the answer.
     pub messages: Vec<Message>,
     /// The calls that are right.
-    pub calls: Vec<Call>,
+    #[serde(rename = "calls")]
+    pub expected: Expected,
 }
 
 /// A call, as it should be.
@@ -39,144 +47,58 @@ pub struct Call {
     pub arguments: Value,
 }
 
-/// How the suite is run.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Hold calls to a grammar of the tools.
-    pub grammar: bool,
-    /// Most tokens of an answer.
-    pub max_tokens: usize,
+/// Which calls are right.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(from = "Vec<Call>")]
+pub enum Expected {
+    /// These, in this order.
+    Calls(Vec<Call>),
+    /// In any order, with one of several values for each argument.
+    Possible(Vec<PossibleCall>),
 }
 
-/// What became of one case.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// The answer is the reference.
-    pub is_right: bool,
-    /// Calls that were begun.
-    pub n_calls: usize,
-    /// Calls that a tool takes: read without an error, the tool is there, its arguments fit.
-    pub n_valid: usize,
-    /// The answer was cut off by [`Options::max_tokens`], or the context.
-    pub is_cut: bool,
-}
-
-/// What became of all.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// Category and outcome, in the order of the cases.
-    pub outcomes: Vec<(String, Outcome)>,
-}
-
-impl Report {
-    /// Right answers of each category, in the order of the first case of each; then of all.
-    pub fn right(&self) -> Vec<Score> {
-        let mut scores: Vec<Score> = Vec::new();
-        for (category, outcome) in &self.outcomes {
-            let at = scores.iter().position(|score| score.name == *category).unwrap_or_else(|| {
-                scores.push(Score { name: category.clone(), n_good: 0, n: 0 });
-                scores.len() - 1
-            });
-            scores[at].n += 1;
-            scores[at].n_good += usize::from(outcome.is_right);
-        }
-        let n_good = scores.iter().map(|score| score.n_good).sum();
-        scores.push(Score { name: "all".into(), n_good, n: self.outcomes.len() });
-        scores
-    }
-
-    /// Calls that a tool takes, of all calls.
-    pub fn valid(&self) -> Score {
-        let sum =
-            |count: fn(&Outcome) -> usize| self.outcomes.iter().map(|(_, outcome)| count(outcome)).sum();
-        Score {
-            name: "valid calls".into(),
-            n_good: sum(|outcome| outcome.n_valid),
-            n: sum(|outcome| outcome.n_calls),
-        }
-    }
-
-    /// Answers that were cut off.
-    pub fn n_cut(&self) -> usize {
-        self.outcomes.iter().filter(|(_, outcome)| outcome.is_cut).count()
+impl From<Vec<Call>> for Expected {
+    fn from(calls: Vec<Call>) -> Expected {
+        Expected::Calls(calls)
     }
 }
 
-/// Reads cases.
+/// The built-in cases.
+pub fn built_in() -> Vec<Case> {
+    [(DRAWN, "drawn.jsonl"), (WRITTEN, "written.jsonl")]
+        .into_iter()
+        .flat_map(|(text, name)| parse_cases(Path::new(name), text.as_bytes()).expect("tested"))
+        .collect()
+}
+
+/// Reads cases, of this form or of the leaderboard's.
 pub fn read(path: &Path) -> Result<Vec<Case>, EvalError> {
+    let lines: Vec<Value> = read_cases(path)?;
+    if lines.iter().all(bfcl::is_question) {
+        return bfcl::read(path);
+    }
     read_cases(path)
 }
 
-/// Asks the model all cases, greedily. `progress` is told how many are done.
-pub fn run(
-    engine: &mut Engine,
-    cases: &[Case],
-    options: Options,
-    progress: &mut dyn FnMut(usize),
-) -> Result<Report, EvalError> {
-    let grammars = match options.grammar {
-        true => Some(Grammars::new(engine.tokenizer(), &engine.defaults().eos_ids, engine.template())?),
-        false => None,
-    };
-    let mut session = engine.session()?;
-    let mut report = Report::default();
-    for (index, case) in cases.iter().enumerate() {
-        let (calls, is_cut) = ask(&mut session, case, grammars.as_ref(), options.max_tokens)?;
-        report.outcomes.push((case.category.clone(), judge(case, &calls, is_cut)));
-        progress(index + 1);
-    }
-    Ok(report)
+/// Asks the model one case.
+pub(super) fn score(asker: &mut Asker<'_>, case: &Case) -> Result<Judged, EvalError> {
+    let answer = asker.ask(&case.messages, &case.tools)?;
+    Ok(judge(case, &answer.calls, answer.is_cut))
 }
 
-/// The calls of the model's answer, and whether it was cut off.
-fn ask(
-    session: &mut Session<'_>,
-    case: &Case,
-    grammars: Option<&Grammars>,
-    max_tokens: usize,
-) -> Result<(Vec<ParsedCall>, bool), EvalError> {
-    let tools = case.tools.as_array().is_some_and(|tools| !tools.is_empty()).then_some(&case.tools);
-    let text = session.engine().text().clone();
-    let prompt = Prompt::of_messages(&text, &case.messages, tools, &TemplateOptions::default())?;
-    let form = match (grammars, tools) {
-        (Some(grammars), Some(tools)) => Some(grammars.tool_calls(tools, &ToolChoice::Auto, true)?),
-        _ => None,
-    };
-    let mut constraint = form.map(|form| form.start(prompt.in_thought));
-    let mut sampler = Sampler::new(SamplingOptions::greedy(), text.tokenizer().n_vocab())?;
-    let mut stream = OutputStream::new(OutputOptions {
-        eos_ids: text.defaults().eos_ids.clone(),
-        in_thought: prompt.in_thought,
-        schemas: prompt.schemas,
-        ..OutputOptions::default()
-    });
-    session.sync(&prompt.tokens, &[], &mut |_, _| ())?;
-    let room = (session.engine().plan().context + 1).saturating_sub(prompt.tokens.len());
-    let mut pieces = Vec::new();
-    let mut is_cut = true;
-    for _ in 0..max_tokens.min(room) {
-        let token = session.next_within(&mut sampler, constraint.as_deref_mut())?;
-        if stream.push(text.tokenizer(), token, &mut pieces).is_some() {
-            is_cut = false;
-            break;
-        }
-    }
-    stream.finish(&mut pieces);
-    let calls = pieces.into_iter().filter_map(|piece| match piece {
-        Piece::ToolCall(call) => Some(call),
-        Piece::Answer(_) | Piece::Thought(_) => None,
-    });
-    Ok((calls.collect(), is_cut))
-}
-
-fn judge(case: &Case, calls: &[ParsedCall], is_cut: bool) -> Outcome {
+fn judge(case: &Case, calls: &[ParsedCall], is_cut: bool) -> Judged {
     let read: Vec<Call> = calls
         .iter()
         .filter_map(|call| call.call.as_ref().ok())
         .map(|call| Call { name: call.name.clone(), arguments: call.arguments.clone() })
         .collect();
-    Outcome {
-        is_right: read.len() == calls.len() && is_same(&read, &case.calls) && !is_cut,
+    let is_answer = match &case.expected {
+        Expected::Calls(expected) => is_same(&read, expected),
+        Expected::Possible(possible) => bfcl::is_answered(&read, possible),
+    };
+    Judged {
+        category: case.category.clone(),
+        is_right: read.len() == calls.len() && is_answer && !is_cut,
         n_calls: calls.len(),
         n_valid: read.iter().filter(|call| is_taken(&case.tools, &call.name, &call.arguments)).count(),
         is_cut,
@@ -192,7 +114,8 @@ fn is_same(calls: &[Call], expected: &[Call]) -> bool {
 
 fn is_equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
-        (Value::Number(a), Value::Number(b)) => a == b || a.as_f64() == b.as_f64(),
+        // Whole numbers exactly: beyond 2^53 a float cannot tell them apart.
+        (Value::Number(a), Value::Number(b)) if a.is_f64() || b.is_f64() => a.as_f64() == b.as_f64(),
         (Value::Array(a), Value::Array(b)) => {
             a.len() == b.len() && a.iter().zip(b).all(|(a, b)| is_equal(a, b))
         }
@@ -219,6 +142,15 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_compared_as_they_are() {
+        let equal =
+            |a: &str, b: &str| is_equal(&serde_json::from_str(a).unwrap(), &serde_json::from_str(b).unwrap());
+        assert!(equal("3", "3.0") && equal("[1e2]", "[100]") && equal("-0.5", "-5e-1"));
+        assert!(!equal("9007199254740993", "9007199254740992"));
+        assert!(!equal("18446744073709551615", "18446744073709551614"));
+    }
+
+    #[test]
     fn answers_are_judged_exactly() {
         let call = |arguments: &str| {
             format!("<tool_call>\n{{\"name\": \"f\", \"arguments\": {arguments}}}\n</tool_call>")
@@ -239,23 +171,41 @@ mod tests {
         ];
         for (text, (is_right, n_calls, n_valid)) in cases {
             let (_, calls) = split(&text, &ToolSchemas::new(&case().tools));
-            let outcome = judge(&case(), &calls, false);
-            assert_eq!(outcome, Outcome { is_right, n_calls, n_valid, is_cut: false }, "{text}");
+            let category = "simple".to_owned();
+            let expected = Judged { category, is_right, n_calls, n_valid, is_cut: false };
+            assert_eq!(judge(&case(), &calls, false), expected, "{text}");
             assert!(!judge(&case(), &calls, true).is_right, "cut off is never right");
         }
-        let no_call = Case { calls: Vec::new(), ..case() };
+        let no_call = Case { expected: Expected::Calls(Vec::new()), ..case() };
         assert!(judge(&no_call, &[], false).is_right);
     }
 
+    /// The files are read, the names are known, and the reference calls are such as the tools take.
     #[test]
-    fn a_report_counts_by_category() {
-        let outcome = |is_right| Outcome { is_right, n_calls: 2, n_valid: 1, is_cut: !is_right };
-        let outcomes = [("a", true), ("b", false), ("a", false)];
-        let report =
-            Report { outcomes: outcomes.map(|(name, right)| (name.to_owned(), outcome(right))).to_vec() };
-        let right: Vec<_> =
-            report.right().into_iter().map(|score| (score.name, score.n_good, score.n)).collect();
-        assert_eq!(right, [("a".to_owned(), 1, 2), ("b".to_owned(), 0, 1), ("all".to_owned(), 1, 3)]);
-        assert_eq!((report.valid().n_good, report.valid().n, report.n_cut()), (3, 6, 2));
+    fn the_built_in_cases_are_sound() {
+        let cases = built_in();
+        assert!(cases.len() >= 300, "{}", cases.len());
+        for case in &cases {
+            let Expected::Calls(calls) = &case.expected else { panic!("exact calls") };
+            for call in calls {
+                assert!(is_taken(&case.tools, &call.name, &call.arguments), "{call:?}");
+            }
+            assert!(!case.messages.is_empty() && case.messages.last().unwrap().role != "assistant");
+        }
+        for category in [
+            "simple",
+            "multiple",
+            "parallel",
+            "irrelevant",
+            "missing",
+            "chat",
+            "nested",
+            "multi-turn",
+            "strings",
+            "numbers",
+        ] {
+            let n = cases.iter().filter(|case| case.category == category).count();
+            assert!(n >= 6, "{category}: {n}");
+        }
     }
 }

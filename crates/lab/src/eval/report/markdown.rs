@@ -2,76 +2,172 @@
 
 use std::fmt::Write as _;
 
-use flashmill_engine::human_bytes;
-
 use super::{ArmReport, Comparison, Finding, Report};
 
+/// A table in words: heads, then rows.
+pub(super) struct Table {
+    pub(super) heads: Vec<String>,
+    pub(super) rows: Vec<Vec<String>>,
+}
+
 impl Report {
-    /// A table of all arms, and what it says.
+    /// Tables of all arms, and what they say.
     pub fn markdown(&self) -> String {
-        let mut text = format!("# {}\n\n", self.model);
+        let mut text = format!("# {}\n\n", plain(&self.model));
         for (suite, about) in &self.about {
-            let _ = writeln!(text, "- {suite}: {about}");
+            let _ = writeln!(text, "- {}: {}", plain(suite), plain(about));
         }
-        let mut columns: Vec<Column<'_>> = vec![
-            ("arm", Box::new(|arm| arm.name.clone())),
-            (
-                "bits of experts / trunk",
-                Box::new(|arm| format!("{:.2} / {:.2}", arm.facts.expert_bits, arm.facts.trunk_bits)),
-            ),
-            ("bytes a token", Box::new(|arm| human_bytes(arm.bytes_per_token))),
-        ];
-        for suite in self.about.keys() {
-            columns.extend(columns_of(suite, self));
+        text.push_str(&self.summary().markdown());
+        for (what, table) in self.details() {
+            let _ = write!(text, "\n## {}\n{}", plain(&what), table.markdown());
         }
-        let heads: Vec<&str> = columns.iter().map(|(head, _)| *head).collect();
-        let _ = writeln!(text, "\n| {} |\n|{}", heads.join(" | "), "---|".repeat(heads.len()));
-        for arm in &self.arms {
-            let cells: Vec<String> = columns.iter().map(|(_, cell)| cell(arm).replace('|', "\\|")).collect();
-            let _ = writeln!(text, "| {} |", cells.join(" | "));
+        let verdicts = self.verdicts();
+        if !verdicts.is_empty() {
+            text.push_str("\n## What it says\n\n");
+            for line in verdicts {
+                let _ = writeln!(text, "- {}", plain(&line));
+            }
         }
         text
     }
+
+    /// A row an arm.
+    pub(super) fn summary(&self) -> Table {
+        let mut heads: Vec<String> =
+            ["arm", "bits of experts / trunk", "MB a token"].map(str::to_owned).to_vec();
+        let mut rows: Vec<Vec<String>> = self.arms.iter().map(about).collect();
+        for suite in self.about.keys() {
+            let Some(kind) = self.arms.iter().find_map(|arm| arm.suites.get(suite)) else { continue };
+            heads.extend(heads_of(suite, kind));
+            for (row, arm) in rows.iter_mut().zip(&self.arms) {
+                row.extend(match arm.suites.get(suite) {
+                    Some(finding) => cells(finding, arm.against_first.get(suite)),
+                    None => heads_of(suite, kind).into_iter().map(|_| "-".to_owned()).collect(),
+                });
+            }
+        }
+        Table { heads, rows }
+    }
+
+    /// Each suite of several categories, or of several positions in a text: a row for each, a column for each arm.
+    pub(super) fn details(&self) -> Vec<(String, Table)> {
+        let mut tables = Vec::new();
+        for suite in self.about.keys() {
+            let found = || self.arms.iter().filter_map(|arm| Some((&arm.name, arm.suites.get(suite)?)));
+            let columns: Vec<(&String, Vec<[String; 3]>)> =
+                found().map(|(name, finding)| (name, parts(finding))).collect();
+            let Some((_, first)) = columns.first().filter(|(_, parts)| parts.len() > 1) else { continue };
+            let (what, of) = match found().next() {
+                Some((_, Finding::Divergence(_))) => ("mean divergence by position", "positions"),
+                _ => ("right answers by category", "category"),
+            };
+            let arms = columns.iter().map(|(name, _)| (*name).clone());
+            let heads = [of.to_owned(), "cases".to_owned()].into_iter().chain(arms).collect();
+            let rows = first.iter().enumerate().map(|(i, [name, n, _])| {
+                let values = columns.iter().map(|(_, parts)| parts[i][2].clone());
+                [name.clone(), n.clone()].into_iter().chain(values).collect()
+            });
+            tables.push((format!("{suite}: {what}"), Table { heads, rows: rows.collect() }));
+        }
+        tables
+    }
+
+    /// Which arms lose something, which do not, and how sure that is.
+    pub(super) fn verdicts(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for arm in &self.arms {
+            let Some(is_safe) = arm.is_safe else { continue };
+            let head = if is_safe { "no loss seen" } else { "loses" };
+            let why: Vec<String> =
+                arm.against_first.iter().map(|(suite, comparison)| said(suite, comparison)).collect();
+            lines.push(format!("{}: {head}. {}", arm.name, why.join("; ")));
+        }
+        lines
+    }
 }
 
-/// The head of a column, and a cell of it.
-type Column<'a> = (&'a str, Box<dyn Fn(&ArmReport) -> String + 'a>);
+impl Table {
+    fn markdown(&self) -> String {
+        let line = |cells: &[String]| {
+            let cells: Vec<String> = cells.iter().map(|cell| plain(cell)).collect();
+            format!("| {} |\n", cells.join(" | "))
+        };
+        let rows: String = self.rows.iter().map(|row| line(row)).collect();
+        format!("\n{}|{}\n{rows}", line(&self.heads), "---|".repeat(self.heads.len()))
+    }
+}
 
-/// The columns of a suite.
-fn columns_of<'a>(suite: &'a str, report: &'a Report) -> Vec<Column<'a>> {
-    let kind = report.arms.iter().find_map(|arm| arm.suites.get(suite));
-    let cell = |of: fn(&Finding) -> String| -> Box<dyn Fn(&ArmReport) -> String + 'a> {
-        Box::new(move |arm| arm.suites.get(suite).map_or_else(|| "-".to_owned(), of))
-    };
+/// Text that is no Markdown, whatever it holds.
+fn plain(text: &str) -> String {
+    let mut out = String::new();
+    for char in text.chars() {
+        match char {
+            '\\' | '|' | '`' | '*' | '<' | '[' | ']' | '#' => out.extend(['\\', char]),
+            char if char.is_control() => out.push(' '),
+            char => out.push(char),
+        }
+    }
+    out
+}
+
+fn about(arm: &ArmReport) -> Vec<String> {
+    let facts = &arm.facts;
+    vec![
+        arm.name.clone(),
+        format!("{:.2} / {:.2}", facts.expert_bits, facts.trunk_bits),
+        format!("{:.2}", arm.bytes_per_token as f64 / 1e6),
+    ]
+}
+
+/// The parts of a finding: name, cases, value. All arms have the same ones.
+fn parts(finding: &Finding) -> Vec<[String; 3]> {
+    match finding {
+        Finding::Accuracy(found) => found
+            .categories
+            .iter()
+            .map(|(name, share)| [name.clone(), share.n.to_string(), share.to_string()])
+            .collect(),
+        Finding::Divergence(found) => found
+            .by_position
+            .iter()
+            .map(|bucket| {
+                let positions = format!("{} to {}", bucket.from, bucket.to - 1);
+                [positions, bucket.n.to_string(), format!("{:.5}", bucket.mean)]
+            })
+            .collect(),
+        Finding::Perplexity { .. } | Finding::Speed(_) => Vec::new(),
+    }
+}
+
+/// The heads of a suite's columns.
+fn heads_of(suite: &str, kind: &Finding) -> Vec<String> {
+    let heads = |list: &[&str]| list.iter().map(|head| format!("{suite}{head}")).collect();
     match kind {
-        None => Vec::new(),
-        Some(Finding::Perplexity { .. }) => vec![
-            (
-                suite,
-                cell(|finding| match finding {
-                    Finding::Perplexity { perplexity, .. } => format!("{perplexity:.4}"),
-                    Finding::Divergence(_) => String::new(),
-                }),
-            ),
-            (
-                "beside the first",
-                Box::new(move |arm| arm.against_first.get(suite).map_or_else(|| "-".to_owned(), beside)),
-            ),
+        Finding::Perplexity { .. } => heads(&["", ", beside the first"]),
+        Finding::Divergence(_) => heads(&[", mean", ", median", ", 99 %", ", 99.9 %", ", same top"]),
+        Finding::Accuracy(_) => heads(&["", ", lost / won, p"]),
+        Finding::Speed(_) => heads(&[", prompt tok/s", ", decode tok/s"]),
+    }
+}
+
+/// The cells of a suite's columns.
+fn cells(finding: &Finding, comparison: Option<&Comparison>) -> Vec<String> {
+    match finding {
+        Finding::Perplexity { perplexity, .. } => {
+            vec![format!("{perplexity:.4}"), comparison.map_or_else(|| "-".to_owned(), beside)]
+        }
+        Finding::Divergence(found) => vec![
+            format!("{:.5}", found.mean),
+            format!("{:.6}", found.median),
+            format!("{:.4}", found.p99),
+            format!("{:.4}", found.p999),
+            format!("{:.2} %", 100.0 * found.same_top),
         ],
-        Some(Finding::Divergence(_)) => {
-            let number = |of: fn(&super::Divergence) -> String| -> Box<dyn Fn(&ArmReport) -> String + 'a> {
-                Box::new(move |arm| match arm.suites.get(suite) {
-                    Some(Finding::Divergence(found)) => of(found),
-                    _ => "-".to_owned(),
-                })
-            };
-            vec![
-                ("KLD, mean", number(|found| format!("{:.5}", found.mean))),
-                ("median", number(|found| format!("{:.5}", found.median))),
-                ("99 %", number(|found| format!("{:.4}", found.p99))),
-                ("99.9 %", number(|found| format!("{:.4}", found.p999))),
-                ("same top", number(|found| format!("{:.2} %", 100.0 * found.same_top))),
-            ]
+        Finding::Accuracy(found) => {
+            vec![found.right.to_string(), comparison.map_or_else(|| "-".to_owned(), beside)]
+        }
+        Finding::Speed(speed) => {
+            vec![format!("{:.1}", speed.prefill_tok_per_s), format!("{:.1}", speed.decode_tok_per_s)]
         }
     }
 }
@@ -83,5 +179,18 @@ fn beside(comparison: &Comparison) -> String {
         Comparison::Perplexity { ratio, low, high } => {
             format!("{:+.2} % ({:+.2} to {:+.2})", percent(ratio), percent(low), percent(high))
         }
+        Comparison::Accuracy { n_lost, n_won, p_value, .. } => format!("{n_lost} / {n_won}, {p_value:.2}"),
+    }
+}
+
+/// The same as a sentence.
+fn said(suite: &str, comparison: &Comparison) -> String {
+    match *comparison {
+        Comparison::Perplexity { .. } => format!("{suite} {}", beside(comparison)),
+        Comparison::Accuracy { n_lost, n_won, n, p_value, difference, low, .. } => format!(
+            "{suite} {:+.1} points: {n_lost} lost, {n_won} won of {n} (p = {p_value:.2}), a loss of more than {:.1} points would have shown",
+            100.0 * difference,
+            -100.0 * low.min(0.0)
+        ),
     }
 }
