@@ -7,9 +7,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
 use flashmill_lab::bench::BenchOptions;
-use flashmill_lab::eval::{
-    self as lab_eval, AskOptions, EvalOptions, Report, Suite, facts, read_text, tools,
-};
+use flashmill_lab::eval::{self as lab_eval, EvalOptions, Report, Suite, facts, read_text, tools};
 
 use crate::demo::user_cache;
 use crate::flags::{EvalFlags, Out, SuiteName, is_logits};
@@ -62,9 +60,7 @@ fn suites(flags: &EvalFlags, model: &Path, reference: Option<&Path>, work: &Path
             SuiteName::Kld => suites.push(kld(flags, model, reference, work)?),
             SuiteName::Tools => {
                 let cases = flags.cases.as_deref().map_or_else(|| Ok(tools::built_in()), tools::read)?;
-                let held = AskOptions { grammar: true, ..flags.ask };
-                suites.push(Suite::tools("tools", cases.clone(), flags.ask));
-                suites.push(Suite::tools("tools_constrained", cases, held));
+                suites.push(Suite::tools(cases, flags.ask));
             }
             SuiteName::Facts => {
                 let path = flags.facts.as_deref();

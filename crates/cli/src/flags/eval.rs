@@ -102,7 +102,7 @@ pub(crate) struct EvalFlags {
     pub(crate) reference: Option<PathBuf>,
     pub(crate) cases: Option<PathBuf>,
     pub(crate) facts: Option<PathBuf>,
-    /// How answers are asked for; held to no grammar.
+    /// How answers are asked for.
     pub(crate) ask: AskOptions,
     pub(crate) weights: Vec<Weights>,
     pub(crate) experts: Vec<usize>,
@@ -164,11 +164,7 @@ impl EvalFlags {
             reference: low.reference,
             cases: low.cases,
             facts: low.facts,
-            ask: AskOptions {
-                grammar: false,
-                max_tokens: low.max_tokens,
-                thinking: low.no_think.then_some(false),
-            },
+            ask: AskOptions { max_tokens: low.max_tokens, thinking: low.no_think.then_some(false) },
             weights: bits.chain(low.variant.into_iter().map(Weights::Variant)).collect(),
             experts,
             json: low.json.map(out),

@@ -2,7 +2,7 @@
 
 use flashmill_engine::{
     Engine, Message, OutputOptions, OutputStream, ParsedCall, Piece, Prompt, Sampler, SamplingOptions,
-    TemplateOptions,
+    Session, TemplateOptions,
 };
 use flashmill_grammar::{Grammars, ToolChoice};
 use serde_json::Value;
@@ -12,8 +12,6 @@ use super::EvalError;
 /// How a model is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AskOptions {
-    /// Hold calls to a grammar of the tools.
-    pub grammar: bool,
     /// Most tokens of an answer, its thoughts included.
     pub max_tokens: usize,
     /// Whether it may think, where its template asks; the template decides if not given.
@@ -30,10 +28,10 @@ pub(super) struct Answer {
     pub(super) is_cut: bool,
 }
 
-/// Someone who asks one model.
+/// Someone who asks one model. What two questions in a row begin with is read once.
 pub(super) struct Asker<'a> {
-    engine: &'a mut Engine,
-    grammars: Option<Grammars>,
+    session: Session<'a>,
+    grammars: Grammars,
     options: AskOptions,
 }
 
@@ -43,23 +41,26 @@ impl<'a> Asker<'a> {
         if engine.template().is_none() {
             return Err(EvalError::NoTemplate { dir: engine.dir().to_owned() });
         }
-        let grammars = match options.grammar {
-            true => Some(Grammars::new(engine.tokenizer(), &engine.defaults().eos_ids, engine.template())?),
-            false => None,
-        };
-        Ok(Asker { engine, grammars, options })
+        let grammars = Grammars::new(engine.tokenizer(), &engine.defaults().eos_ids, engine.template())?;
+        Ok(Asker { session: engine.session()?, grammars, options })
     }
 
-    /// The answer to a conversation; `tools` is OpenAI's array.
-    pub(super) fn ask(&mut self, messages: &[Message], tools: &Value) -> Result<Answer, EvalError> {
+    /// The answer to a conversation; `tools` is OpenAI's array, to whose grammar calls are held if `is_held`.
+    pub(super) fn ask(
+        &mut self,
+        messages: &[Message],
+        tools: &Value,
+        is_held: bool,
+    ) -> Result<Answer, EvalError> {
         let tools = tools.as_array().is_some_and(|tools| !tools.is_empty()).then_some(tools);
-        let text = self.engine.text().clone();
+        let session = &mut self.session;
+        let text = session.engine().text().clone();
         let template =
             TemplateOptions { enable_thinking: self.options.thinking, ..TemplateOptions::default() };
         let prompt = Prompt::of_messages(&text, messages, tools, &template)?;
-        let form = match (&self.grammars, tools) {
-            (Some(grammars), Some(tools)) => Some(grammars.tool_calls(tools, &ToolChoice::Auto, true)?),
-            _ => None,
+        let form = match tools.filter(|_| is_held) {
+            Some(tools) => Some(self.grammars.tool_calls(tools, &ToolChoice::Auto, true)?),
+            None => None,
         };
         let mut constraint = form.map(|form| form.start(prompt.in_thought));
         let mut sampler = Sampler::new(SamplingOptions::greedy(), text.tokenizer().n_vocab())?;
@@ -69,8 +70,7 @@ impl<'a> Asker<'a> {
             schemas: prompt.schemas,
             ..OutputOptions::default()
         });
-        let mut session = self.engine.session()?;
-        session.sync(&prompt.tokens, &[], &mut |_, _| ())?;
+        session.sync(&prompt.tokens, &prompt.keep, &mut |_, _| ())?;
         let room = (session.engine().plan().context + 1).saturating_sub(prompt.tokens.len());
         let mut pieces = Vec::new();
         let mut answer = Answer { is_cut: true, ..Answer::default() };

@@ -77,7 +77,7 @@ pub fn read(path: &Path) -> Result<Vec<Fact>, EvalError> {
 
 /// Asks one question.
 pub(super) fn score(asker: &mut Asker<'_>, fact: &Fact) -> Result<Judged, EvalError> {
-    let answer = asker.ask(&fact.messages, &serde_json::Value::Null)?;
+    let answer = asker.ask(&fact.messages, &serde_json::Value::Null, false)?;
     Ok(Judged {
         category: fact.category.clone(),
         is_right: is_right(&fact.right, &answer.text) && answer.calls.is_empty() && !answer.is_cut,

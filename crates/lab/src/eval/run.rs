@@ -154,11 +154,11 @@ impl Run<'_, '_> {
                 true => Vec::new(),
                 false => self.suite(arm, key, suite, files)?,
             };
-            if let Some(finding) = Finding::of(&found) {
-                suites.insert(suite.name().to_owned(), finding);
-            }
-            if let Some(comparison) = first.and_then(|first| Comparison::of(&first[index], &found)) {
-                against_first.insert(suite.name().to_owned(), comparison);
+            let firsts = first.map(|first| suite.parts(&first[index])).unwrap_or_default();
+            for (part, (name, found)) in suite.parts(&found).into_iter().enumerate() {
+                let comparison = firsts.get(part).and_then(|(_, first)| Comparison::of(first, &found));
+                against_first.extend(comparison.map(|comparison| (name.clone(), comparison)));
+                suites.extend(Finding::of(&found).map(|finding| (name, finding)));
             }
             outcomes.push(found);
         }

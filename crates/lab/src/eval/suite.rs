@@ -172,10 +172,10 @@ impl Suite {
         Ok(Suite { name: "kld".into(), kind: Kind::Kld { reference, n_windows, window }, key })
     }
 
-    /// Tool calls. `name` tells runs of the same cases with other options apart.
-    pub fn tools(name: &str, cases: Vec<tools::Case>, options: AskOptions) -> Suite {
+    /// Tool calls, each request asked twice: free, and with calls held to the grammar of the tools.
+    pub fn tools(cases: Vec<tools::Case>, options: AskOptions) -> Suite {
         let key = hash(&format!("tools {options:?} {cases:?}"), &[]);
-        Suite { name: name.to_owned(), kind: Kind::Tools { cases, options }, key }
+        Suite { name: "tools".into(), kind: Kind::Tools { cases, options }, key }
     }
 
     /// Questions with one right answer.
@@ -200,9 +200,23 @@ impl Suite {
         match &self.kind {
             Kind::Ppl { windows, .. } => windows.len(),
             Kind::Kld { n_windows, .. } => *n_windows,
-            Kind::Tools { cases, .. } => cases.len(),
+            Kind::Tools { cases, .. } => 2 * cases.len(),
             Kind::Facts { cases, .. } => cases.len(),
             Kind::Speed(_) => 1,
+        }
+    }
+
+    /// What is reported of it: names, and which of `outcomes`, those of all cases, belong to each.
+    pub(super) fn parts(&self, outcomes: &[Outcome]) -> Vec<(String, Vec<Outcome>)> {
+        let each_second = |from: usize| outcomes.iter().skip(from).step_by(2).cloned().collect();
+        match self.kind {
+            Kind::Tools { .. } => {
+                vec![
+                    (self.name.clone(), each_second(0)),
+                    (format!("{}_constrained", self.name), each_second(1)),
+                ]
+            }
+            _ => vec![(self.name.clone(), outcomes.to_vec())],
         }
     }
 
@@ -220,10 +234,10 @@ impl Suite {
                 };
                 format!("{n_windows} windows of {window} tokens, from {of}")
             }
-            Kind::Tools { cases, options: AskOptions { grammar, max_tokens, .. } } => format!(
-                "{} requests, at most {max_tokens} tokens an answer, {}",
+            Kind::Tools { cases, options } => format!(
+                "{} requests, at most {} tokens an answer; constrained: calls held to the grammar of the tools",
                 cases.len(),
-                if *grammar { "calls held to the grammar of the tools" } else { "answers free" }
+                options.max_tokens
             ),
             Kind::Facts { cases, .. } => format!("{} questions", cases.len()),
             Kind::Speed(options) => {
@@ -283,7 +297,10 @@ impl Suite {
             Kind::Tools { cases, options } => {
                 let mut engine = Engine::open(path, engine, &mut |_, _| ())?;
                 let mut asker = Asker::new(&mut engine, *options)?;
-                each(&mut |case| Ok(Outcome::Judged(tools::score(&mut asker, &cases[case])?)))
+                each(&mut |case| {
+                    let (case, is_held) = (&cases[case / 2], case % 2 == 1);
+                    Ok(Outcome::Judged(tools::score(&mut asker, case, is_held)?))
+                })
             }
             Kind::Facts { cases, options } => {
                 let mut engine = Engine::open(path, engine, &mut |_, _| ())?;

@@ -80,9 +80,9 @@ pub fn read(path: &Path) -> Result<Vec<Case>, EvalError> {
     read_cases(path)
 }
 
-/// Asks the model one case.
-pub(super) fn score(asker: &mut Asker<'_>, case: &Case) -> Result<Judged, EvalError> {
-    let answer = asker.ask(&case.messages, &case.tools)?;
+/// Asks the model one case, with calls held to the grammar of the tools or not.
+pub(super) fn score(asker: &mut Asker<'_>, case: &Case, is_held: bool) -> Result<Judged, EvalError> {
+    let answer = asker.ask(&case.messages, &case.tools, is_held)?;
     Ok(judge(case, &answer.calls, answer.is_cut))
 }
 

@@ -70,7 +70,7 @@ impl Report {
             );
         }
         text.push_str("</ul>\n<p class=\"dim\">The number beside a point: experts a token.</p>\n<div class=\"charts\">\n");
-        for suite in self.about.keys() {
+        for suite in self.names() {
             let Some(kind) = self.arms.iter().find_map(|arm| arm.suites.get(suite)) else { continue };
             let name = axis_name(suite, kind);
             let series = weights.iter().enumerate().map(|(number, weights)| {

@@ -1,5 +1,6 @@
 //! A report as Markdown, which a terminal shows as well.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::{ArmReport, Comparison, Finding, Report};
@@ -31,12 +32,17 @@ impl Report {
         text
     }
 
+    /// The names of what was found in any arm.
+    pub(super) fn names(&self) -> BTreeSet<&String> {
+        self.arms.iter().flat_map(|arm| arm.suites.keys()).collect()
+    }
+
     /// A row an arm.
     pub(super) fn summary(&self) -> Table {
         let mut heads: Vec<String> =
             ["arm", "bits of experts / trunk", "MB a token"].map(str::to_owned).to_vec();
         let mut rows: Vec<Vec<String>> = self.arms.iter().map(about).collect();
-        for suite in self.about.keys() {
+        for suite in self.names() {
             let Some(kind) = self.arms.iter().find_map(|arm| arm.suites.get(suite)) else { continue };
             heads.extend(heads_of(suite, kind));
             for (row, arm) in rows.iter_mut().zip(&self.arms) {
@@ -52,7 +58,7 @@ impl Report {
     /// Each suite of several categories, or of several positions in a text: a row for each, a column for each arm.
     pub(super) fn details(&self) -> Vec<(String, Table)> {
         let mut tables = Vec::new();
-        for suite in self.about.keys() {
+        for suite in self.names() {
             let found = || self.arms.iter().filter_map(|arm| Some((&arm.name, arm.suites.get(suite)?)));
             let columns: Vec<(&String, Vec<[String; 3]>)> =
                 found().map(|(name, finding)| (name, parts(finding))).collect();
