@@ -39,10 +39,9 @@ pub(crate) const N_COLOURS: usize = 8;
 
 /// Points on two axes.
 pub(crate) struct Chart {
-    /// What it shows, for those who hear it.
+    /// What it shows, the vertical axis too.
     pub(crate) title: String,
     pub(crate) x_name: String,
-    pub(crate) y_name: String,
     /// The vertical axis is logarithmic.
     pub(crate) log_y: bool,
     pub(crate) series: Vec<Series>,
@@ -69,7 +68,7 @@ pub(crate) struct Point {
 
 /// The size of a chart, and of the room around its axes: left, top, right, bottom.
 const SIZE: (f64, f64) = (480.0, 340.0);
-const ROOM: (f64, f64, f64, f64) = (62.0, 34.0, 22.0, 52.0);
+const ROOM: (f64, f64, f64, f64) = (62.0, 18.0, 22.0, 52.0);
 
 /// The largest number that a chart shows.
 const MOST: f64 = 1e15;
@@ -160,8 +159,7 @@ impl Chart {
         }
         let _ = writeln!(
             text,
-            "<text x=\"8\" y=\"18\">{}</text><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
-            escape(&self.y_name),
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
             0.5 * (ROOM.0 + SIZE.0 - ROOM.2),
             SIZE.1 - 10.0,
             escape(&self.x_name)
@@ -201,20 +199,32 @@ impl Axis {
 
     /// Round values on the axis, and how they are written.
     fn ticks(&self) -> Vec<(f64, String)> {
+        if self.is_log { self.log_ticks() } else { self.even_ticks() }
+    }
+
+    /// Multiples of 1, 2 or 5 times a power of ten: some five.
+    fn even_ticks(&self) -> Vec<(f64, String)> {
         let rough = (self.high - self.low) / 5.0;
         let power = 10_f64.powf(rough.log10().floor());
-        let steps = if self.is_log { vec![1.0] } else { vec![1.0, 2.0, 5.0, 10.0] };
-        let step = steps.iter().map(|step| step * power).find(|&step| step >= rough).unwrap_or(10.0 * power);
-        let step = if self.is_log { step.round().max(1.0) } else { step };
+        let step = [1.0, 2.0, 5.0].iter().map(|step| step * power).find(|&step| step >= rough);
+        let step = step.unwrap_or(10.0 * power);
         let digits = (-step.log10().floor()).clamp(0.0, 9.0) as usize;
-        let first = (self.low / step).ceil() as i64;
-        let last = (self.high / step).floor() as i64;
-        (first..=last.min(first + 20))
-            .map(|i| i as f64 * step)
-            .map(|value| match self.is_log {
-                true => (10_f64.powf(value), format!("1e{value}")),
-                false => (value, format!("{value:.digits$}")),
+        let (first, last) = ((self.low / step).ceil() as i64, (self.high / step).floor() as i64);
+        let value = |i: i64| i as f64 * step;
+        (first..=last.min(first + 20)).map(|i| (value(i), format!("{:.digits$}", value(i)))).collect()
+    }
+
+    /// Powers of ten, every second or third one of many; where there are few, twice and five times each as well.
+    fn log_ticks(&self) -> Vec<(f64, String)> {
+        let step = ((self.high - self.low) / 6.0).ceil().max(1.0) as i64;
+        let factors: &[u32] = if self.high - self.low < 2.0 { &[1, 2, 5] } else { &[1] };
+        let powers = (self.low.floor() as i64..=self.high.ceil() as i64).filter(|power| power % step == 0);
+        powers
+            .flat_map(|power| factors.iter().map(move |&factor| (factor, power)))
+            .map(|(factor, power)| {
+                (f64::from(factor) * 10_f64.powi(power as i32), format!("{factor}e{power}"))
             })
+            .filter(|(value, _)| (self.low..=self.high).contains(&value.log10()))
             .collect()
     }
 }
@@ -238,6 +248,8 @@ mod tests {
         assert_eq!(ticks(97.1, 100.2, false), ["98", "99", "100"]);
         assert_eq!(ticks(0.011, 0.032, false), ["0.015", "0.020", "0.025", "0.030"]);
         assert_eq!(ticks(-4.5, 0.2, true), ["1e-4", "1e-3", "1e-2", "1e-1", "1e0"]);
+        assert_eq!(ticks(-2.6, -1.1, true), ["5e-3", "1e-2", "2e-2", "5e-2"]);
+        assert_eq!(ticks(-9.5, 3.0, true), ["1e-9", "1e-6", "1e-3", "1e0", "1e3"]);
     }
 
     #[test]
@@ -254,7 +266,7 @@ mod tests {
                 };
                 let series = vec![Series { number: 9, points: values[..n].iter().map(point).collect() }];
                 let name = || "<x>".to_owned();
-                let text = Chart { title: name(), x_name: name(), y_name: name(), log_y, series }.svg();
+                let text = Chart { title: name(), x_name: name(), log_y, series }.svg();
                 assert!(!text.contains("NaN") && !text.contains("inf") && !text.contains("<x>"), "{text}");
             }
         }

@@ -10,7 +10,7 @@ use crate::svg::{Chart, N_COLOURS, Point, STYLE, Series, escape};
 const PAGE_STYLE: &str = "
 body { margin: 0; background: var(--back); color: var(--text); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 main { max-width: 1080px; margin: 0 auto; padding: 1rem; } h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
-.dim { color: var(--dim); font-size: .9rem; } .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 1rem; }
+.dim { color: var(--dim); font-size: .9rem; } .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 320px), 1fr)); gap: 1rem; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; padding: .5rem; } figcaption { font-weight: 600; padding: 0 .25rem .25rem; }
 .keys { padding: 0; list-style: none; display: flex; flex-wrap: wrap; gap: .25rem 1rem; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; } th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left;
@@ -80,7 +80,6 @@ impl Report {
             let chart = Chart {
                 title: format!("{name} against megabytes of weights a token"),
                 x_name: "MB of weights a token".to_owned(),
-                y_name: String::new(),
                 log_y: matches!(kind, Finding::Divergence(_)),
                 series: series.collect(),
             };

@@ -52,6 +52,10 @@ impl Report {
                 });
             }
         }
+        if self.arms.iter().any(|arm| arm.is_safe.is_some()) {
+            heads.push("beside the first".to_owned());
+            rows.iter_mut().zip(&self.arms).for_each(|(row, arm)| row.push(verdict(arm)));
+        }
         Table { heads, rows }
     }
 
@@ -82,11 +86,12 @@ impl Report {
     pub(super) fn verdicts(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for arm in &self.arms {
-            let Some(is_safe) = arm.is_safe else { continue };
-            let head = if is_safe { "no loss seen" } else { "loses" };
+            if arm.is_safe.is_none() {
+                continue;
+            }
             let why: Vec<String> =
                 arm.against_first.iter().map(|(suite, comparison)| said(suite, comparison)).collect();
-            lines.push(format!("{}: {head}. {}", arm.name, why.join("; ")));
+            lines.push(format!("{}: {}. {}", arm.name, verdict(arm), why.join("; ")));
         }
         lines
     }
@@ -116,6 +121,18 @@ fn plain(text: &str) -> String {
     out
 }
 
+/// Whether an arm loses something, and where.
+fn verdict(arm: &ArmReport) -> String {
+    let lossy = arm.against_first.iter().filter(|(_, comparison)| comparison.is_loss());
+    match arm.is_safe {
+        None => "-".to_owned(),
+        Some(true) => "no loss seen".to_owned(),
+        Some(false) => {
+            format!("loses: {}", lossy.map(|(suite, _)| suite.as_str()).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
 fn about(arm: &ArmReport) -> Vec<String> {
     let facts = &arm.facts;
     vec![
@@ -138,7 +155,7 @@ fn parts(finding: &Finding) -> Vec<[String; 3]> {
             .iter()
             .map(|bucket| {
                 let positions = format!("{} to {}", bucket.from, bucket.to - 1);
-                [positions, bucket.n.to_string(), format!("{:.5}", bucket.mean)]
+                [positions, bucket.n.to_string(), nats(bucket.mean)]
             })
             .collect(),
         Finding::Perplexity { .. } | Finding::Speed(_) => Vec::new(),
@@ -149,7 +166,7 @@ fn parts(finding: &Finding) -> Vec<[String; 3]> {
 fn heads_of(suite: &str, kind: &Finding) -> Vec<String> {
     let heads = |list: &[&str]| list.iter().map(|head| format!("{suite}{head}")).collect();
     match kind {
-        Finding::Perplexity { .. } => heads(&["", ", beside the first"]),
+        Finding::Perplexity { .. } => heads(&["", ", change"]),
         Finding::Divergence(_) => heads(&[", mean", ", median", ", 99 %", ", 99.9 %", ", same top"]),
         Finding::Accuracy(_) => heads(&["", ", lost / won, p"]),
         Finding::Speed(_) => heads(&[", prompt tok/s", ", decode tok/s"]),
@@ -163,10 +180,10 @@ fn cells(finding: &Finding, comparison: Option<&Comparison>) -> Vec<String> {
             vec![format!("{perplexity:.4}"), comparison.map_or_else(|| "-".to_owned(), beside)]
         }
         Finding::Divergence(found) => vec![
-            format!("{:.5}", found.mean),
-            format!("{:.6}", found.median),
-            format!("{:.4}", found.p99),
-            format!("{:.4}", found.p999),
+            nats(found.mean),
+            nats(found.median),
+            nats(found.p99),
+            nats(found.p999),
             format!("{:.2} %", 100.0 * found.same_top),
         ],
         Finding::Accuracy(found) => {
@@ -175,6 +192,15 @@ fn cells(finding: &Finding, comparison: Option<&Comparison>) -> Vec<String> {
         Finding::Speed(speed) => {
             vec![format!("{:.1}", speed.prefill_tok_per_s), format!("{:.1}", speed.decode_tok_per_s)]
         }
+    }
+}
+
+/// Three digits of a divergence.
+fn nats(value: f64) -> String {
+    match value {
+        0.0 => "0".to_owned(),
+        small if small < 1e-3 => format!("{small:.1e}"),
+        value => format!("{value:.4}"),
     }
 }
 
