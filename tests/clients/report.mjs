@@ -77,8 +77,8 @@ test("text can be read, in light and in dark", async () => {
 });
 
 test("the picture of the README", { skip: !process.env.FLASHMILL_REPORT_SCREENSHOT }, async () => {
-  const { page } = await open({ width: 960, height: 700 });
-  await page.locator(".charts").scrollIntoViewIfNeeded();
-  await page.locator(".charts").screenshot({ path: process.env.FLASHMILL_REPORT_SCREENSHOT });
+  const { page } = await open({ width: 1100, height: 700 });
+  await page.locator(".quality").scrollIntoViewIfNeeded();
+  await page.locator(".quality").screenshot({ path: process.env.FLASHMILL_REPORT_SCREENSHOT });
   await page.context().close();
 });

@@ -37,7 +37,7 @@ svg path, svg .whisker { fill: none; stroke-width: 2; } svg .whisker { stroke-wi
 /// Series that have a colour of their own.
 pub(crate) const N_COLOURS: usize = 8;
 
-/// Points on two axes.
+/// Points on two axes, the horizontal one logarithmic.
 pub(crate) struct Chart {
     /// What it shows, the vertical axis too.
     pub(crate) title: String,
@@ -70,15 +70,16 @@ pub(crate) struct Point {
 const SIZE: (f64, f64) = (480.0, 340.0);
 const ROOM: (f64, f64, f64, f64) = (62.0, 18.0, 22.0, 52.0);
 
-/// The largest number that a chart shows.
+/// The largest number that a chart shows, and what a logarithmic axis shows.
 const MOST: f64 = 1e15;
+const ON_LOG: std::ops::RangeInclusive<f64> = 1e-15..=1e15;
 
 impl Chart {
     /// The chart, as wide as what holds it. Numbers that are none, or beyond [`MOST`], are left out.
     pub(crate) fn svg(&self) -> String {
         let points =
             || self.series.iter().flat_map(|series| &series.points).filter(|point| self.is_drawn(point));
-        let x = Axis::new(points().map(|point| point.x), false, (ROOM.0, SIZE.0 - ROOM.2));
+        let x = Axis::new(points().map(|point| point.x), true, (ROOM.0, SIZE.0 - ROOM.2));
         let heights = points().flat_map(|point| {
             let (low, high) = point.bounds.unwrap_or((point.y, point.y));
             [low, point.y, high].into_iter().filter(|&y| self.has_place(y))
@@ -128,11 +129,11 @@ impl Chart {
 
     /// Whether a height has a place on the axis.
     fn has_place(&self, y: f64) -> bool {
-        if self.log_y { (1.0 / MOST..=MOST).contains(&y) } else { y.abs() <= MOST }
+        if self.log_y { ON_LOG.contains(&y) } else { y.abs() <= MOST }
     }
 
     fn is_drawn(&self, point: &Point) -> bool {
-        point.x.abs() <= MOST && self.has_place(point.y)
+        ON_LOG.contains(&point.x) && self.has_place(point.y)
     }
 
     fn axes(&self, text: &mut String, x: &Axis, y: &Axis) {
@@ -222,7 +223,10 @@ impl Axis {
         powers
             .flat_map(|power| factors.iter().map(move |&factor| (factor, power)))
             .map(|(factor, power)| {
-                (f64::from(factor) * 10_f64.powi(power as i32), format!("{factor}e{power}"))
+                let value = f64::from(factor) * 10_f64.powi(power as i32);
+                let digits = (-power).max(0) as usize;
+                let is_short = (-3..=4).contains(&power);
+                (value, if is_short { format!("{value:.digits$}") } else { format!("{factor}e{power}") })
             })
             .filter(|(value, _)| (self.low..=self.high).contains(&value.log10()))
             .collect()
@@ -247,9 +251,9 @@ mod tests {
         assert_eq!(ticks(0.3, 9.6, false), ["2", "4", "6", "8"]);
         assert_eq!(ticks(97.1, 100.2, false), ["98", "99", "100"]);
         assert_eq!(ticks(0.011, 0.032, false), ["0.015", "0.020", "0.025", "0.030"]);
-        assert_eq!(ticks(-4.5, 0.2, true), ["1e-4", "1e-3", "1e-2", "1e-1", "1e0"]);
-        assert_eq!(ticks(-2.6, -1.1, true), ["5e-3", "1e-2", "2e-2", "5e-2"]);
-        assert_eq!(ticks(-9.5, 3.0, true), ["1e-9", "1e-6", "1e-3", "1e0", "1e3"]);
+        assert_eq!(ticks(-4.5, 0.2, true), ["1e-4", "0.001", "0.01", "0.1", "1"]);
+        assert_eq!(ticks(-2.6, -1.1, true), ["0.005", "0.01", "0.02", "0.05"]);
+        assert_eq!(ticks(-9.5, 3.0, true), ["1e-9", "1e-6", "0.001", "1", "1000"]);
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Report {
                 weights.push(&arm.weights);
             }
         }
-        text.push_str("<h2>Quality against bytes</h2>\n<ul class=\"keys\">\n");
+        text.push_str("<section class=\"quality\">\n<h2>Quality against bytes</h2>\n<ul class=\"keys\">\n");
         for (i, name) in weights.iter().enumerate() {
             let _ = writeln!(
                 text,
@@ -69,13 +69,18 @@ impl Report {
                 escape(name)
             );
         }
-        text.push_str("</ul>\n<p class=\"dim\">The number beside a point: experts a token.</p>\n<div class=\"charts\">\n");
+        text.push_str("</ul>\n<p class=\"dim\">The numbers at the ends of a line: experts a token.</p>\n<div class=\"charts\">\n");
         for suite in self.names() {
             let Some(kind) = self.arms.iter().find_map(|arm| arm.suites.get(suite)) else { continue };
             let name = axis_name(suite, kind);
             let series = weights.iter().enumerate().map(|(number, weights)| {
                 let arms = self.arms.iter().filter(|arm| arm.weights == *weights);
-                Series { number, points: arms.filter_map(|arm| point(arm, arm.suites.get(suite)?)).collect() }
+                let mut points: Vec<Point> =
+                    arms.filter_map(|arm| point(arm, arm.suites.get(suite)?)).collect();
+                // Those between the ends would lie on each other.
+                let last = points.len().saturating_sub(1);
+                points.iter_mut().take(last).skip(1).for_each(|point| point.label.clear());
+                Series { number, points }
             });
             let chart = Chart {
                 title: format!("{name} against megabytes of weights a token"),
@@ -90,17 +95,17 @@ impl Report {
                 chart.svg()
             );
         }
-        text.push_str("</div>\n");
+        text.push_str("</div>\n</section>\n");
     }
 }
 
 /// What a chart of a suite shows.
 fn axis_name(suite: &str, kind: &Finding) -> String {
     match kind {
-        Finding::Perplexity { .. } => format!("{suite}: perplexity, less is better"),
-        Finding::Divergence(_) => format!("{suite}: mean divergence in nats, less is better"),
-        Finding::Accuracy(_) => format!("{suite}: right answers in %"),
-        Finding::Speed(_) => format!("{suite}: decoded tokens a second"),
+        Finding::Perplexity { .. } => format!("{suite}: perplexity"),
+        Finding::Divergence(_) => format!("{suite}: mean divergence, nats"),
+        Finding::Accuracy(_) => format!("{suite}: right, %"),
+        Finding::Speed(_) => format!("{suite}: decoded tok/s"),
     }
 }
 
