@@ -80,6 +80,12 @@ pub(crate) fn all() -> Vec<Kernel> {
             all.push(Kernel::new(name, move |cpu, slow| expert(cpu, encoding, [2048, 512], n_rows, slow)));
         }
     }
+    for n_rows in [1, 2, 3, 4, 6, 8] {
+        for encoding in [affine(4, 64), Encoding::Ggml(GgmlType::Q4_K), Encoding::Ggml(GgmlType::Q6_K)] {
+            let name = format!("answers {encoding} {n_rows} rows");
+            all.push(Kernel::new(name, move |cpu, slow| answers(cpu, encoding, n_rows, slow)));
+        }
+    }
     for ty in FAST_TYPES {
         all.push(Kernel::new(format!("product {ty}"), move |cpu, slow| {
             product(cpu, Encoding::Ggml(ty), slow)
@@ -170,6 +176,20 @@ fn prefill(cpu: &mut Cpu, encoding: Encoding, n_rows: usize, slow: bool) -> Run 
         cpu.linear(x, n_rows, &[(w, y)]);
     };
     Run { step: Box::new(step), amount: (n_rows * shape.rows * shape.cols) as f64, unit: "GMAC/s" }
+}
+
+/// A matrix larger than the cache with a row for each of a few answers.
+fn answers(cpu: &mut Cpu, encoding: Encoding, n_rows: usize, slow: bool) -> Run {
+    let cols = 2048;
+    let bytes = if slow { 1 << 20 } else { 64 << 20 };
+    let shape = MatrixShape { rows: bytes / encoding.row_bytes(cols), cols, encoding };
+    let w = random_matrix(cpu, shape);
+    let (x, y) = (random_buffer(cpu, n_rows * cols), cpu.buffer(n_rows * shape.rows));
+    let step = move |cpu: &mut Cpu| {
+        cpu.write(x, 0, &[0.5]); // what was quantised is out of date
+        cpu.linear(x, n_rows, &[(w, y)]);
+    };
+    Run { step: Box::new(step), amount: (n_rows * shape.rows * cols) as f64, unit: "GMAC/s" }
 }
 
 /// Experts in turn, so that none is in the cache.

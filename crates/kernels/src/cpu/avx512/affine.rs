@@ -400,29 +400,6 @@ unsafe fn byte_field<const BITS: usize>(bytes: __m512i, j: usize) -> __m512i {
     }
 }
 
-/// Field `j` of each sixteen-bit word.
-#[inline(always)]
-pub(super) unsafe fn field<const BITS: usize>(words: __m512i, j: usize) -> __m512i {
-    // SAFETY: the CPU's features, by the caller.
-    unsafe {
-        let shifted = match BITS * j {
-            0 => words,
-            2 => _mm512_srli_epi16::<2>(words),
-            4 => _mm512_srli_epi16::<4>(words),
-            6 => _mm512_srli_epi16::<6>(words),
-            8 => _mm512_srli_epi16::<8>(words),
-            10 => _mm512_srli_epi16::<10>(words),
-            12 => _mm512_srli_epi16::<12>(words),
-            _ => _mm512_srli_epi16::<14>(words),
-        };
-        if BITS * (j + 1) == 16 {
-            shifted
-        } else {
-            _mm512_and_si512(shifted, _mm512_set1_epi16((1 << BITS) - 1))
-        }
-    }
-}
-
 /// Codes `32 * half ..` of a bit stream as words.
 #[inline(always)]
 pub(super) unsafe fn straddling<const BITS: usize>(stream: __m512i, half: usize) -> __m512i {

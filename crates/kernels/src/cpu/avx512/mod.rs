@@ -10,6 +10,7 @@ mod affine;
 mod blocked;
 mod bytes;
 mod deal;
+mod unpack;
 
 /// The proof that the CPU has AVX-512 F, BW, VL, DQ and VNNI (and all of AVX2, FMA and F16C).
 #[derive(Clone, Copy, PartialEq, Eq)]
