@@ -56,7 +56,8 @@ impl Model {
     /// Reads the tokens of every sequence into its state; [`Model::logits`] has what was wanted.
     ///
     /// `stop` is looked at before every layer. After an error the states are broken, except where the error says that nothing was
-    /// begun (tokens out of range, a full context).
+    /// begun (tokens out of range, a full context), or that logits are no numbers: then only the states of those sequences are, and the
+    /// others' logits are there.
     ///
     /// # Panics
     /// If there are no sequences or more than [`MAX_SEQUENCES`], a sequence without tokens, or more rows or wanted logits than the model
@@ -91,7 +92,24 @@ impl Model {
             sequence.state.n_tokens += sequence.tokens.len();
             sequence.state.broken = false;
         }
-        Ok(())
+        self.check_logits(batch)
+    }
+
+    /// Rows are independent: one that is no number says nothing about its neighbours.
+    fn check_logits(&self, batch: &mut [Sequence<'_>]) -> Result<(), ModelError> {
+        let host = &self.work.host;
+        let mut wanted = host.logit_rows.iter().zip(&host.logit_positions).enumerate().peekable();
+        let (mut end, mut result) = (0, Ok(()));
+        for sequence in batch {
+            end += sequence.tokens.len();
+            while let Some((index, (_, &position))) = wanted.next_if(|(_, (row, _))| (**row as usize) < end) {
+                if !self.logits(index).iter().all(|logit| logit.is_finite()) {
+                    sequence.state.broken = true;
+                    result = result.and(Err(ModelError::NotFinite { position }));
+                }
+            }
+        }
+        result
     }
 
     /// The `index`-th row of logits that the last pass was asked for, in the order of its rows: `[vocab_size]`.
@@ -247,17 +265,9 @@ impl Model {
             return Ok(());
         }
         backend.linear_rows(work.h, &host.logit_rows, (weights.head, work.logits));
-        let n_logits = host.logit_rows.len() * spec.vocab_size;
-        backend.read(work.logits, 0, &mut host.logits[..n_logits]);
+        backend.read(work.logits, 0, &mut host.logits[..host.logit_rows.len() * spec.vocab_size]);
         timing.mark(None, Part::Head);
         timing.end_layer(Duration::ZERO);
-        for (row, &position) in
-            host.logits[..n_logits].chunks_exact(spec.vocab_size).zip(&host.logit_positions)
-        {
-            if !row.iter().all(|logit| logit.is_finite()) {
-                return Err(ModelError::NotFinite { position });
-            }
-        }
         Ok(())
     }
 }

@@ -190,6 +190,8 @@ pub(crate) struct Shared {
     pub(crate) n_vocab: usize,
     /// The grace of the end has passed: passes stop where they are.
     pub(crate) is_over: AtomicBool,
+    /// The worker has panicked.
+    has_failed: AtomicBool,
     worker: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -198,6 +200,7 @@ struct Gone(Arc<Shared>);
 
 impl Drop for Gone {
     fn drop(&mut self) {
+        self.0.has_failed.store(std::thread::panicking(), Ordering::Relaxed);
         self.0.queue.end(Instant::now());
         self.0.queue.drain();
     }
@@ -216,6 +219,7 @@ impl Scheduler {
             board: stats::Board::default(),
             n_vocab: engine.tokenizer().n_vocab().min(engine.model().spec().vocab_size),
             is_over: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
             worker: std::sync::Mutex::new(None),
         });
         let disk = match options.snapshot_dir {
@@ -293,6 +297,11 @@ impl Scheduler {
     /// The thread that owns the model runs: requests can be answered.
     pub fn is_working(&self) -> bool {
         self.shared.queue.deadline().is_none()
+    }
+
+    /// The thread that owns the model has panicked: nothing will be answered any more.
+    pub fn has_failed(&self) -> bool {
+        self.shared.has_failed.load(Ordering::Relaxed)
     }
 
     /// No new requests from now on; those that wait fail, those that run go on until they are done or `grace` has passed. Returns when

@@ -171,6 +171,16 @@ impl Worker {
                 self.account(&parts, answering, time);
                 self.take_up(&parts);
             }
+            Err(error @ ModelError::NotFinite { .. }) => {
+                let error = Arc::new(EngineError::from(error));
+                for &(at, _) in &parts {
+                    if self.running[at].state.is_none() {
+                        self.fail(&self.running[at], Arc::clone(&error));
+                    }
+                }
+                self.account(&parts, answering, time);
+                self.take_up(&parts);
+            }
             // Nothing was begun: somebody has to make room.
             Err(ModelError::NoFreeState { .. }) => self.make_room(),
             // The one whom the pass was for has gone, or all have to go.
@@ -264,10 +274,13 @@ impl Worker {
                 self.save_at_boundary(at);
                 continue;
             }
-            match self.sample(at, row) {
-                Ok(Next::More) => {}
-                Ok(Next::Done) => done.push(at),
-                Err(error) => self.fail(&self.running[at], Arc::new(error)),
+            // One that has failed has no state, but a row.
+            if self.running[at].state.is_some() {
+                match self.sample(at, row) {
+                    Ok(Next::More) => {}
+                    Ok(Next::Done) => done.push(at),
+                    Err(error) => self.fail(&self.running[at], Arc::new(error)),
+                }
             }
             row += 1;
         }

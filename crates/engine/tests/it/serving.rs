@@ -230,6 +230,97 @@ fn answers_that_need_more_memory_than_there_is_take_turns() {
     assert!(scheduler.stats().preempted > 0, "the test asks for more than there is: {:?}", scheduler.stats());
 }
 
+/// The same with several answers to a prompt: those who come back and those who are promised a place want the same places.
+#[test]
+fn preempted_answers_and_siblings_share_the_places() {
+    let engine = open(&EngineOptions { sessions: Some(4), context: Some(1024), ..options() });
+    let scheduler = Scheduler::start(engine, SchedulerOptions::default()).unwrap();
+    let ask = |seed: usize, n: usize| {
+        let mut request = request(&scheduler, seed, 330, 400);
+        request.sampling.logit_bias =
+            scheduler.text().defaults().eos_ids.iter().map(|&id| (id, -100.0)).collect();
+        Request { n, ..request }
+    };
+    let counts = [1, 1, 1, 1, 3, 2, 1, 4, 2];
+    let mut events = Vec::new();
+    for (seed, &n) in counts.iter().enumerate() {
+        let (sink, receiver) = listen();
+        scheduler.submit(ask(seed, n), sink).unwrap();
+        events.push(receiver);
+    }
+    for (seed, (events, &n)) in events.iter().zip(&counts).enumerate() {
+        let outcome = outcome(events);
+        assert_eq!(outcome.failed, None, "request {seed}");
+        assert_eq!(outcome.ends.len(), n, "request {seed}");
+        if seed % 3 == 1 {
+            assert_eq!(outcome.answers[&0], alone(&ask(seed, 1)), "request {seed}");
+        }
+    }
+    assert!(scheduler.is_working());
+    assert!(scheduler.stats().preempted > 0, "the test asks for more than there is: {:?}", scheduler.stats());
+}
+
+/// The demo model with a head of its own, whose embedding of token `damaged` is no number.
+fn model_with_a_damaged_token(dir: &Path, damaged: usize) {
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        let text = fs::read_to_string(path("models/demo").join(file)).unwrap();
+        let text = text.replace("\"tie_word_embeddings\": true", "\"tie_word_embeddings\": false");
+        fs::write(dir.join(file), text).unwrap();
+    }
+    let file = fs::read(path("models/demo/model.safetensors")).unwrap();
+    let n = u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
+    let mut header: serde_json::Value = serde_json::from_slice(&file[8..8 + n]).unwrap();
+    let mut data = file[8 + n..].to_vec();
+    for part in ["weight", "scales", "biases"] {
+        let mut tensor = header[format!("language_model.model.embed_tokens.{part}")].clone();
+        let range = |i: usize| tensor["data_offsets"][i].as_u64().unwrap() as usize;
+        let (start, end, at) = (range(0), range(1), data.len());
+        data.extend_from_within(start..end);
+        tensor["data_offsets"] = serde_json::json!([at, data.len()]);
+        header[format!("language_model.lm_head.{part}")] = tensor;
+        if part == "scales" {
+            let row = (end - start) / 4096;
+            data[start + damaged * row..][..row].copy_from_slice(&[0xff, 0x7f].repeat(row / 2));
+        }
+    }
+    let mut header = serde_json::to_vec(&header).unwrap();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let whole = [&(header.len() as u64).to_le_bytes()[..], &header, &data].concat();
+    fs::write(dir.join("model.safetensors"), whole).unwrap();
+}
+
+#[test]
+fn a_sequence_that_is_no_number_fails_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    const DAMAGED: u32 = 4000;
+    model_with_a_damaged_token(dir.path(), DAMAGED as usize);
+    let options = EngineOptions { sessions: Some(3), context: Some(1024), ..options() };
+    let engine = Engine::open(dir.path(), &options, &mut |_, _| ()).expect("it opens");
+    let scheduler = Scheduler::start(engine, SchedulerOptions::default()).unwrap();
+    // One answers already and one reads when the damaged one comes, whose last token is the bad one, or one of them.
+    let (sink, answering) = listen();
+    scheduler.submit(request(&scheduler, 1, 20, 120), sink).unwrap();
+    let (sink, reading) = listen();
+    scheduler.submit(request(&scheduler, 2, 600, 40), sink).unwrap();
+    for at_end in [true, false] {
+        let mut bad = request(&scheduler, 3, 10, 40);
+        bad.prompt.tokens.push(DAMAGED);
+        if !at_end {
+            bad.prompt.tokens.push(100);
+        }
+        let (sink, events) = listen();
+        scheduler.submit(bad, sink).unwrap();
+        let error = outcome(&events).failed.expect("it fails");
+        assert!(error.contains("NaN or infinity"), "{error}");
+    }
+    for (seed, n_words, n_tokens, events) in [(1, 20, 120, answering), (2, 600, 40, reading)] {
+        let outcome = outcome(&events);
+        assert_eq!(outcome.failed, None);
+        assert_eq!(outcome.answers[&0], alone(&request(&scheduler, seed, n_words, n_tokens)));
+    }
+    assert_eq!(scheduler.stats().failed, 2);
+}
+
 /// At the floor there is one state: what was saved in it goes on itself, where otherwise a copy would.
 #[test]
 fn one_state_is_enough_for_a_conversation() {
