@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::compile::compile;
 use crate::follow::{Calls, Whole};
-use crate::tools::{CallForm, Tool, call_grammar, calls_grammar, tools_of};
+use crate::tools::{CallForm, Tool, answer_or_calls_grammar, call_grammar, calls_grammar, tools_of};
 use crate::vocabulary::Vocabulary;
 use crate::{GrammarError, limits};
 
@@ -134,6 +134,28 @@ impl Grammars {
         }
         let grammar = calls_grammar(&tools, self.call_form, is_parallel, &self.vocabulary)?;
         self.whole(TopLevelGrammar::from_lark(grammar)).map_err(|reason| self.blame(&tools, reason))
+    }
+
+    /// Either JSON of a schema or tool calls: the model decides which, and each is held to as where it is alone.
+    pub fn json_or_tool_calls(
+        &self,
+        schema: &Value,
+        tools: &Value,
+        is_parallel: bool,
+    ) -> Result<Form, GrammarError> {
+        limits::check_schema(schema)?;
+        limits::check_schema(tools)?;
+        let tools = tools_of(tools)?;
+        if tools.is_empty() {
+            return self.json_schema(schema);
+        }
+        let answer = limits::exact(schema);
+        let grammar =
+            answer_or_calls_grammar(&answer, &tools, self.call_form, is_parallel, &self.vocabulary)?;
+        self.whole(TopLevelGrammar::from_lark(grammar)).map_err(|reason| match self.json_schema(schema) {
+            Ok(_) => self.blame(&tools, reason),
+            Err(error) => error,
+        })
     }
 
     fn whole(&self, grammar: TopLevelGrammar) -> Result<Form, String> {

@@ -89,14 +89,41 @@ pub(crate) fn calls_grammar(
     is_parallel: bool,
     vocabulary: &Vocabulary,
 ) -> Result<String, GrammarError> {
+    let mut lark = Lark::default();
+    lark.rule("start", &["calls".to_owned()]);
+    write_blocks(&mut lark, tools, form, is_parallel, vocabulary)?;
+    lark.finish()
+}
+
+/// A JSON value of `answer`, a schema with its options, or what [`calls_grammar`] matches.
+pub(crate) fn answer_or_calls_grammar(
+    answer: &Value,
+    tools: &[Tool],
+    form: CallForm,
+    is_parallel: bool,
+    vocabulary: &Vocabulary,
+) -> Result<String, GrammarError> {
+    let mut lark = Lark::default();
+    let answer = lark.json_value(answer);
+    lark.rule("start", &[answer, "calls".to_owned()]);
+    write_blocks(&mut lark, tools, form, is_parallel, vocabulary)?;
+    lark.finish()
+}
+
+/// The rule `calls`: one call or, if `is_parallel`, several, each between its markers.
+fn write_blocks(
+    lark: &mut Lark,
+    tools: &[Tool],
+    form: CallForm,
+    is_parallel: bool,
+    vocabulary: &Vocabulary,
+) -> Result<(), GrammarError> {
     let open = marker(&vocabulary.call, flashmill_engine::tool_calls::OPEN);
     let close = marker(&vocabulary.end_call, flashmill_engine::tool_calls::CLOSE);
-    let mut lark = Lark::default();
     let more = if is_parallel { format!(" ({} block)*", quote("\n")) } else { String::new() };
-    lark.rule("start", &[format!("block{more}")]);
+    lark.rule("calls", &[format!("block{more}")]);
     lark.rule("block", &[format!("{open} call {close}")]);
-    write_calls(&mut lark, tools, form)?;
-    lark.finish()
+    write_calls(lark, tools, form)
 }
 
 /// The rule `call`: a line end, a call of one of the tools, a line end.

@@ -158,4 +158,9 @@ pub enum ServerError {
     /// No threads.
     #[error("cannot start the server: {0}")]
     Runtime(std::io::Error),
+    /// The thread that owns the model has panicked; it has said why.
+    #[error(
+        "the scheduler has failed, so that nothing can be answered any more; start again, and report what is above"
+    )]
+    SchedulerFailed,
 }

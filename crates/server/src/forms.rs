@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use flashmill_engine::TextSide;
 use flashmill_grammar::{self as grammar, Form, GrammarError, Grammars};
+use serde_json::{Value, json};
 
 use crate::error::{ApiError, ErrorKind};
 use crate::job::{Format, Input, Job, ToolChoice};
@@ -33,22 +34,47 @@ impl Forms {
             ToolChoice::None => Some(grammar::ToolChoice::None),
             ToolChoice::Auto => self.holds_all_calls.then_some(grammar::ToolChoice::Auto),
         };
+        self.of_format(text, job, choice, tools).map_err(|error| refused(&error))
+    }
+
+    fn of_format(
+        &self,
+        text: &TextSide,
+        job: &Job,
+        choice: Option<grammar::ToolChoice>,
+        tools: Option<&Value>,
+    ) -> Result<Option<Form>, GrammarError> {
         let form = match (&job.format, choice, tools) {
             (Format::Text, Some(choice), Some(tools)) => {
                 self.grammars(text)?.tool_calls(tools, &choice, job.parallel_calls)
             }
             (Format::Text, ..) => return Ok(None),
-            (Format::JsonObject, ..) => self.grammars(text)?.json_object(),
-            (Format::JsonSchema(schema), ..) => self.grammars(text)?.json_schema(schema),
+            (Format::JsonObject, ..) => self.json(text, job, tools, &json!({"type": "object"})),
+            (Format::JsonSchema(schema), ..) => self.json(text, job, tools, schema),
             (Format::Regex(regex), ..) => self.grammars(text)?.regex(regex),
             (Format::Lark(grammar), ..) => self.grammars(text)?.lark(grammar),
         };
-        form.map(Some).map_err(|error| refused(&error))
+        form.map(Some)
     }
 
-    fn grammars(&self, text: &TextSide) -> Result<&Grammars, ApiError> {
+    /// JSON of a schema or, where the model may call tools, that or calls.
+    fn json(
+        &self,
+        text: &TextSide,
+        job: &Job,
+        tools: Option<&Value>,
+        schema: &Value,
+    ) -> Result<Form, GrammarError> {
+        let grammars = self.grammars(text)?;
+        match (&job.tool_choice, tools) {
+            (ToolChoice::Auto, Some(tools)) => grammars.json_or_tool_calls(schema, tools, job.parallel_calls),
+            _ => grammars.json_schema(schema),
+        }
+    }
+
+    fn grammars(&self, text: &TextSide) -> Result<&Grammars, GrammarError> {
         let make = || Grammars::new(text.tokenizer(), &text.defaults().eos_ids, text.template());
-        self.grammars.get_or_init(make).as_ref().map_err(refused)
+        self.grammars.get_or_init(make).as_ref().map_err(Clone::clone)
     }
 }
 

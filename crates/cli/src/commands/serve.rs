@@ -33,7 +33,7 @@ pub(crate) fn serve(options: &ServeOptions) -> Result<ExitCode> {
     let stopper = server.stopper();
     interrupt.hand_over(move || stopper.stop());
     note!("{} is served at http://{}, the APIs under /v1", name_of(options), server.address());
-    server.run(scheduler);
+    server.run(scheduler)?;
     Ok(ExitCode::SUCCESS)
 }
 

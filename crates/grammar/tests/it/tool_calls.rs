@@ -70,6 +70,31 @@ fn required_calls_are_calls() {
 }
 
 #[test]
+fn an_answer_in_json_or_calls() {
+    let schema = json!({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": false});
+    for grammars in [&*JSON, &*TAGS] {
+        let form = grammars.json_or_tool_calls(&schema, &tools(), true).expect("a form");
+        let (mut n_answers, mut n_calls) = (0, 0);
+        for seed in 0..80 {
+            let text = draw(&TOKENIZER, &mut *form.start(false), &mut Rng::new(seed), 20, |_, _| {});
+            match serde_json::from_str::<Value>(&text) {
+                Ok(answer) => {
+                    assert!(answer["n"].is_number() && answer.as_object().expect("an object").len() == 1);
+                    n_answers += 1;
+                }
+                Err(_) => n_calls += usize::from(!judge(&text, &tools()).is_empty()),
+            }
+        }
+        assert!(n_answers > 0 && n_calls > 0 && n_answers + n_calls == 80, "{n_answers}, {n_calls}");
+        let form = grammars.json_or_tool_calls(&schema, &json!([]), true).expect("a form");
+        assert!(!takes(&TOKENIZER, &mut *form.start(false), "<tool_call>"), "there is nothing to call");
+        let bad = json!({"type": "object", "properties": {"x": {"type": "string", "pattern": "(?=x)"}}});
+        let error = grammars.json_or_tool_calls(&bad, &tools(), true).expect_err("it looks around");
+        assert!(matches!(error, GrammarError::Schema { .. }), "{error}");
+    }
+}
+
+#[test]
 fn one_call_and_a_named_tool() {
     for grammars in [&*JSON, &*TAGS] {
         let choice = ToolChoice::Named("many".into());

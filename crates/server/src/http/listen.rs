@@ -81,14 +81,26 @@ impl Server {
 
     /// Serves until the stopper is used or, on Unix, SIGTERM comes. Then running answers go on for as long as the grace lasts, and the
     /// scheduler ends.
-    pub fn run(self, scheduler: Scheduler) {
+    ///
+    /// # Errors
+    /// If the scheduler's thread has panicked, so that nothing can be answered any more.
+    pub fn run(self, scheduler: Scheduler) -> Result<(), ServerError> {
         let Server { runtime, listener, address, options, stop } = self;
-        let app = Arc::new(App::new(scheduler, options, address.ip().is_loopback()));
+        let app = Arc::new(App::new(scheduler.clone(), options, address.ip().is_loopback()));
         #[cfg(unix)]
         runtime.spawn(watch_sigterm(Stopper(stop.clone())));
         runtime.block_on(serve(listener, app, stop.subscribe()));
         // What is left is not waited for.
         runtime.shutdown_background();
+        if scheduler.has_failed() { Err(ServerError::SchedulerFailed) } else { Ok(()) }
+    }
+}
+
+/// Returns when the scheduler has failed.
+async fn failure(scheduler: &Scheduler) {
+    const LOOK: Duration = Duration::from_millis(500);
+    while !scheduler.has_failed() {
+        sleep(LOOK).await;
     }
 }
 
@@ -121,6 +133,8 @@ async fn serve(listener: TcpListener, app: Arc<App>, mut stop: watch::Receiver<S
     let places = Arc::new(Semaphore::new(app.options.limits.connections));
     let graceful = GracefulShutdown::new();
     let service = TowerToHyperService::new(routes::router(Arc::clone(&app)));
+    let failure = failure(&app.scheduler);
+    tokio::pin!(failure);
     loop {
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -132,6 +146,7 @@ async fn serve(listener: TcpListener, app: Arc<App>, mut stop: watch::Receiver<S
                 }
             },
             _ = stop.wait_for(|stop| *stop != Stop::No) => break,
+            () = &mut failure => break,
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             app.counters.refused_connections.fetch_add(1, Ordering::Relaxed);
