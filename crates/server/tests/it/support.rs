@@ -7,7 +7,7 @@ use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use flashmill_engine::{Engine, EngineOptions, Scheduler, SchedulerOptions};
-use flashmill_server::{Limits, Server, ServerOptions, Stopper};
+use flashmill_server::{Limits, Server, ServerError, ServerOptions, Stopper};
 use serde_json::{Value, json};
 
 /// A server of one test. It ends with it.
@@ -15,7 +15,7 @@ pub(crate) struct Served {
     pub(crate) address: SocketAddr,
     pub(crate) scheduler: Scheduler,
     stopper: Stopper,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Result<(), ServerError>>>,
 }
 
 impl Served {
@@ -24,11 +24,9 @@ impl Served {
         self.stopper.stop();
     }
 
-    /// Waits until the server has ended.
-    pub(crate) fn join(&mut self) {
-        if let Some(thread) = self.thread.take() {
-            thread.join().expect("the server ends well");
-        }
+    /// Waits until the server has ended, and gives what it ended with.
+    pub(crate) fn join(&mut self) -> Result<(), ServerError> {
+        self.thread.take().map_or(Ok(()), |thread| thread.join().expect("no thread of the server panics"))
     }
 }
 
