@@ -343,3 +343,23 @@ fn the_panel_sees_experts() {
     assert_eq!(cells.len(), (8 * 48_usize).div_ceil(3) * 4);
     assert!(cells.bytes().any(|digit| digit != b'A'), "some expert is resident");
 }
+
+/// Where there are tools beside a format, the model may still call them, and what is no call has the format.
+#[test]
+fn a_format_leaves_tools_callable() {
+    let body = |content: &str| {
+        json!({"messages": [{"role": "user", "content": content}], "tools": *TOOLS, "max_tokens": 200, "temperature": 0,
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema":
+                {"type": "object", "properties": {"text": {"type": "string", "maxLength": 20}}, "required": ["text"], "additionalProperties": false}}}})
+    };
+    let called = post(shared().address, "/v1/chat/completions", &body("What's the weather in Oslo?")).json();
+    let choice = &called["choices"][0];
+    assert_eq!(choice["finish_reason"], "tool_calls", "{called}");
+    assert_eq!(choice["message"]["tool_calls"][0]["function"]["name"], "get_weather");
+    let mut free = body("Hello!");
+    free["tool_choice"] = "none".into();
+    let answered = post(shared().address, "/v1/chat/completions", &free).json();
+    let text = answered["choices"][0]["message"]["content"].as_str().expect("a text");
+    let answer: Value = serde_json::from_str(text).expect("JSON");
+    assert!(answer["text"].is_string(), "{answered}");
+}

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use flashmill_engine::SchedulerOptions;
+use flashmill_engine::serving::Request;
+use flashmill_engine::{Prompt, SamplingOptions, SchedulerOptions};
 use flashmill_server::{Limits, Server, ServerError, ServerOptions};
 use serde_json::{Value, json};
 
@@ -317,7 +318,24 @@ fn running_answers_end_before_the_server_does() {
     }
     assert!(text.ends_with("data: [DONE]\n\n"), "the answer went on to its end: {text:?}");
     assert!(text.contains("\"finish_reason\":\"length\""));
-    server.join();
+    server.join().expect("the server ends well");
+}
+
+#[test]
+fn a_server_whose_scheduler_has_panicked_ends() {
+    let mut server = serve(Setup::default());
+    let request = Request {
+        prompt: Prompt::of_tokens(vec![5, 6, 7]),
+        n: 1,
+        sampling: SamplingOptions::greedy(),
+        constraint: None,
+        stops: Vec::new(),
+        max_tokens: Some(5),
+        logprobs: None,
+    };
+    server.scheduler.submit(request, Box::new(|_| panic!("a test"))).expect("there is a place");
+    let error = server.join().expect_err("nobody is there to answer");
+    assert!(matches!(error, ServerError::SchedulerFailed), "{error}");
 }
 
 #[test]
@@ -340,7 +358,7 @@ fn told_twice_the_server_ends_at_once() {
     let mut running = begin(&server);
     server.stop();
     server.stop();
-    server.join();
+    server.join().expect("the server ends well");
     while running.line().is_some() {}
 }
 
