@@ -14,6 +14,7 @@ mod replay;
 mod run;
 mod serve;
 mod trace;
+mod tune;
 mod verify;
 
 pub(crate) use bench::bench;
@@ -28,4 +29,5 @@ pub(crate) use replay::replay;
 pub(crate) use run::run;
 pub(crate) use serve::serve;
 pub(crate) use trace::trace;
+pub(crate) use tune::{loss, tune};
 pub(crate) use verify::verify;

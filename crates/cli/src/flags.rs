@@ -6,6 +6,7 @@ mod low;
 mod pack;
 mod serve;
 mod size;
+mod tune;
 
 pub(crate) use eval::{EvalFlags, Out, SuiteName, is_logits};
 pub(crate) use hi::{
@@ -15,3 +16,4 @@ pub(crate) use hi::{
 pub(crate) use low::LowArgs;
 pub(crate) use pack::PackCommand;
 pub(crate) use serve::{PromptCache, ServeOptions};
+pub(crate) use tune::{LossFlags, TuneFlags};

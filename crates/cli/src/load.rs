@@ -8,10 +8,12 @@ use flashmill_engine::{Engine, EngineOptions, Model, Plan};
 use crate::profile;
 use crate::progress::Progress;
 use crate::terminal::note;
+use crate::tuned::{self, TunedUse};
 
 /// Opens a model with its text side.
-pub(crate) fn open_engine(path: &Path, options: &EngineOptions) -> Result<Engine> {
+pub(crate) fn open_engine(path: &Path, options: &EngineOptions, usage: &TunedUse) -> Result<Engine> {
     let mut options = options.clone();
+    tuned::use_kept(path, &mut options, usage);
     profile::use_kept(path, &mut options);
     let mut bar = Progress::of_bytes("loading");
     let engine = Engine::open(path, &options, &mut |done, total| bar.set(done, total))?;

@@ -14,6 +14,7 @@ mod prompt;
 mod report;
 mod terminal;
 mod tools;
+mod tuned;
 
 use std::io;
 use std::process::ExitCode;
@@ -46,6 +47,8 @@ fn run(args: LowArgs) -> Result<ExitCode> {
         Mode::Logits(options) => commands::logits(options),
         Mode::Bench(options) => commands::bench(options),
         Mode::Eval(flags) => commands::eval(&flags),
+        Mode::Tune(flags) => commands::tune(flags),
+        Mode::Loss(flags) => commands::loss(&flags),
         Mode::Trace(options) => commands::trace(options),
         Mode::Replay(options) => commands::replay(options),
         Mode::Pack(command) => commands::pack(&command),

@@ -59,17 +59,21 @@ fn keep(profile: &MachineProfile, place: &Path) -> Result<()> {
 
 /// A home may be shared by machines, a machine has several disks, and kernels change: each has a file of its own.
 fn place(path: &Path, options: &EngineOptions) -> Option<PathBuf> {
-    let host = flashmill_engine::machine::name().unwrap_or_else(|| "machine".to_owned());
-    let host: String =
-        host.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(64).collect();
     let level = options.level.map_or_else(|| "best".to_owned(), |level| level.to_string());
     let name = format!(
-        "profile-{}-{host}-{:x}-{level}-{}.json",
+        "profile-{}-{}-{:x}-{level}-{}.json",
         env!("CARGO_PKG_VERSION"),
+        host(),
         disk_of(path),
         options.n_threads()
     );
     Some(user_cache()?.join(name))
+}
+
+/// The machine's name as a part of a file's name.
+pub(crate) fn host() -> String {
+    let host = flashmill_engine::machine::name().unwrap_or_else(|| "machine".to_owned());
+    host.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(64).collect()
 }
 
 #[cfg(unix)]

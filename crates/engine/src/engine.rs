@@ -88,6 +88,11 @@ impl Engine {
         TextSide::open(&Checkpoint::open(path)?)
     }
 
+    /// A number for the files of a model: another one when a file is written again. Fails if one cannot be read.
+    pub fn fingerprint(checkpoint: &Checkpoint) -> std::io::Result<u128> {
+        Identity::of_files(checkpoint).hash()
+    }
+
     /// A new sequence. There is one at a time.
     pub fn session(&mut self) -> Result<Session<'_>, EngineError> {
         Session::new(self)

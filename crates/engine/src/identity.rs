@@ -26,11 +26,15 @@ pub(crate) struct Identity {
 
 impl Identity {
     pub(crate) fn new(checkpoint: &Checkpoint, plan: &Plan, options: &EngineOptions) -> Identity {
-        let files = checkpoint.files().iter().map(|file| (file.path.clone(), file.len)).collect();
         // The spec holds what the config says.
         let spec = checkpoint.spec();
         let settings = format!("{spec:?} {:?} {:?} {}", options.backend, options.kv, plan.experts_per_token);
-        Identity { files, settings }
+        Identity { files: files_of(checkpoint), settings }
+    }
+
+    /// The files alone, with no settings.
+    pub(crate) fn of_files(checkpoint: &Checkpoint) -> Identity {
+        Identity { files: files_of(checkpoint), settings: String::new() }
     }
 
     /// A hash of the settings and, of each file, name, length, time and some of its bytes. A file that was written again is another
@@ -61,4 +65,8 @@ impl Identity {
         }
         Ok(hash.digest128())
     }
+}
+
+fn files_of(checkpoint: &Checkpoint) -> Vec<(PathBuf, u64)> {
+    checkpoint.files().iter().map(|file| (file.path.clone(), file.len)).collect()
 }

@@ -32,7 +32,7 @@ pub use engine::Engine;
 pub use error::EngineError;
 pub use opening::Opening;
 pub use options::{BackendKind, EngineOptions};
-pub use plan::{Choice, Plan, human_bytes};
+pub use plan::{Choice, Plan, budget_bytes, human_bytes};
 pub use prompt::Prompt;
 pub use sampling::{Constraint, ConstraintError, GenerationDefaults, Sampler, SamplingOptions};
 pub use serving::{Scheduler, SchedulerOptions};
@@ -53,4 +53,4 @@ pub use flashmill_kernels::{KvKind, Level, Picks};
 pub use flashmill_model::{
     Model, ModelError, Observer, Overlap, Part, Prefetch, Route, Sequence, State, Timing, Wanted,
 };
-pub use flashmill_store::{ReaderKind, Stats as StoreStats};
+pub use flashmill_store::{PolicyKind, ReaderKind, Stats as StoreStats};

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use flashmill_kernels::{Backend, Cpu, CpuOptions, KvKind, Level, Reference};
 use flashmill_model::Prefetch;
-use flashmill_store::ReaderKind;
+use flashmill_store::{PolicyKind, ReaderKind, StoreOptions};
 
 use crate::cost::MachineProfile;
 use crate::{EngineError, machine};
@@ -26,6 +26,12 @@ pub struct EngineOptions {
     pub experts_per_token: Option<usize>,
     /// How bundles are read.
     pub reader: ReaderKind,
+    /// Reads in flight at most; the store's own number if not given.
+    pub depth: Option<usize>,
+    /// Threads of the readers that use threads; the store's own number if not given.
+    pub io_threads: Option<usize>,
+    /// Who leaves when a slot is needed.
+    pub policy: PolicyKind,
     /// What is read ahead of the routers in decode.
     pub prefetch: Prefetch,
     /// Answers that run at once, where there is room for so many; one if not given.
@@ -54,6 +60,18 @@ impl EngineOptions {
     /// Threads that compute.
     pub fn n_threads(&self) -> usize {
         self.threads.unwrap_or_else(machine::allowed_cores).max(1)
+    }
+
+    /// How the store is opened, but for its memory.
+    pub(crate) fn store(&self) -> StoreOptions {
+        let usual = StoreOptions::default();
+        StoreOptions {
+            reader: self.reader,
+            depth: self.depth.unwrap_or(usual.depth),
+            io_threads: self.io_threads.unwrap_or(usual.io_threads),
+            policy: self.policy,
+            ..usual
+        }
     }
 
     /// A fresh device of the kind that was asked for.

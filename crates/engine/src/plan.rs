@@ -6,7 +6,7 @@ mod display;
 
 use flashmill_checkpoint::Checkpoint;
 use flashmill_model::{Footprint, ModelOptions};
-use flashmill_store::{ReaderKind, StoreOptions};
+use flashmill_store::ReaderKind;
 use serde::Serialize;
 
 use crate::cost::{self, Prediction, Workload};
@@ -113,7 +113,7 @@ impl Plan {
                     n_states: comfort.n_states + 2 * (sessions - 1),
                     experts_per_token: options.experts_per_token,
                     prefetch: options.prefetch,
-                    store: StoreOptions { reader: options.reader, ..StoreOptions::default() },
+                    store: options.store(),
                 };
                 let footprint = Footprint::of(checkpoint, options.make_backend()?, &model)?;
                 let floor = beside + footprint.floor_bytes();
@@ -236,6 +236,11 @@ fn serving_bytes(options: &EngineOptions, vocab_size: usize) -> u64 {
 /// The process as it is now, and a margin for what has not happened yet.
 pub(crate) fn process_bytes() -> u64 {
     machine::rss_bytes().unwrap_or(32 << 20) + MARGIN_BYTES
+}
+
+/// The ceiling of memory that `options` mean on this machine now, in bytes.
+pub fn budget_bytes(options: &EngineOptions) -> u64 {
+    ram(options).0
 }
 
 /// The ceiling of memory, and a word on where it comes from.

@@ -33,6 +33,8 @@ pub struct BenchOptions {
     pub decode_tokens: usize,
     /// Also once with an empty cache of experts and none of the files' pages cached.
     pub cold: bool,
+    /// Also measure what the machine gives, and what the plan's formula says of it.
+    pub peaks: bool,
     /// Picks that are drawn instead of the routers' own.
     pub routing: Option<Drawn>,
     /// The most time of each phase: filling the context, reading the prompt, decoding.
@@ -47,6 +49,7 @@ impl Default for BenchOptions {
             prompt_tokens: 512,
             decode_tokens: 64,
             cold: false,
+            peaks: true,
             routing: None,
             patience: Duration::from_secs(30),
         }
@@ -92,7 +95,9 @@ pub fn bench(
     let mut engine = options.engine.clone();
     let longest = options.contexts.iter().max().copied().unwrap_or(0);
     // One token more than is decoded, for the one that is sampled last.
-    engine.context = Some(longest + options.prompt_tokens + WARM_TOKENS + options.decode_tokens + 1);
+    let needed = longest + options.prompt_tokens + WARM_TOKENS + options.decode_tokens + 1;
+    // A longer one takes its memory, as it would in use.
+    engine.context = Some(engine.context.unwrap_or(0).max(needed));
     let begun = Instant::now();
     let (plan, mut model) = Engine::open_model(path, &engine, &mut |_, _| ())?;
     let load_seconds = begun.elapsed().as_secs_f64();
@@ -121,7 +126,8 @@ pub fn bench(
     // The machine is measured when the model has given its memory back: both together would pass the budget.
     drop(model);
     progress("measuring the machine", n_steps - 1, n_steps);
-    let peaks = foretell::foretell(&checkpoint, &plan, options, &mut rows)?;
+    let foretell = || foretell::foretell(&checkpoint, &plan, options, &mut rows);
+    let peaks = options.peaks.then(foretell).transpose()?;
     progress("done", n_steps, n_steps);
     Ok(BenchReport::new(path, options, reader, &plan, peaks, load_seconds, rows, peak_rss_bytes))
 }

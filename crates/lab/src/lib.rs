@@ -13,5 +13,6 @@ pub mod statistics;
 mod svg;
 mod synthetic;
 pub mod trace;
+pub mod tune;
 
 pub use synthetic::{LabError, Shape, SyntheticOptions, free_bytes, write_synthetic, write_synthetic_gguf};

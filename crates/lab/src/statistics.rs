@@ -4,6 +4,7 @@
 //! |---|---|
 //! | yes or no, of many cases | [`wilson`] |
 //! | yes or no, twice of the same cases | [`Pairs`]: McNemar's exact test, Tango's interval |
+//! | numbers, of two samples | [`shift`]: Hodges and Lehmann's, by ranks |
 //! | differences of numbers, case by case | [`mean`]: Student's interval; [`bootstrap`] for anything that is no mean |
 //!
 //! Cases have to be independent. The tokens of one text are not: whoever compares texts token by token takes the mean of each text, or
@@ -17,7 +18,7 @@ mod values;
 
 pub use distributions::{normal_quantile, student_quantile};
 pub use proportions::{Pairs, wilson};
-pub use values::{bootstrap, mean};
+pub use values::{bootstrap, mean, shift};
 
 /// An estimate, and the bounds between which the truth lies with the confidence that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]

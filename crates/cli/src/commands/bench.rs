@@ -15,13 +15,16 @@ use crate::flags::{BenchFlags, Format, Subject};
 use crate::interrupt::{self, Interrupt};
 use crate::model_path::ModelPath;
 use crate::progress::Progress;
+use crate::tuned;
 
 /// Measures, and prints a table or JSON.
 pub(crate) fn bench(options: BenchFlags) -> Result<ExitCode> {
     let _interrupt = Interrupt::install()?;
     let mut bar = Progress::of_steps();
     let mut measure = |path: &Path| {
-        lab_bench::bench(path, &options.bench, &mut |what, done, all| bar.step(what, done, all))
+        let mut bench = options.bench.clone();
+        tuned::use_kept(path, &mut bench.engine, &options.tuned);
+        lab_bench::bench(path, &bench, &mut |what, done, all| bar.step(what, done, all))
     };
     let report = match &options.subject {
         Subject::Model(path) => {

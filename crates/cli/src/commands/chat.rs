@@ -37,7 +37,7 @@ pub(crate) fn chat(options: ChatOptions) -> Result<ExitCode> {
     let form = options.talk.form.as_ref().map(FormFlag::read).transpose()?;
     let definitions = Value::Array(Tools::definitions());
     let model = ModelPath::find(&options.model)?;
-    let mut engine = load::open_engine(model.path(), &options.engine)?;
+    let mut engine = load::open_engine(model.path(), &options.engine, &options.tuned)?;
     if engine.template().is_none() {
         return Err(EngineError::NoChatTemplate { dir: engine.dir().to_owned() }.into());
     }

@@ -11,11 +11,13 @@ use serde_json::json;
 
 use crate::flags::PlanOptions;
 use crate::model_path::ModelPath;
-use crate::{load, profile};
+use crate::{load, profile, tuned};
 
 /// Prints the machine, the plan, and what other budgets and readers would give; nothing is loaded. The machine is measured once.
 pub(crate) fn plan(options: PlanOptions) -> Result<ExitCode> {
     let model = ModelPath::find(&options.model)?;
+    let mut options = options;
+    let tuned = tuned::use_kept(model.path(), &mut options.engine, &options.tuned);
     // The plan first: it counts the process, which measuring makes larger.
     let plan = Engine::plan_for(model.path(), &options.engine)?;
     let profile = Arc::new(profile::measured(model.path(), &options.engine, options.measure)?);
@@ -32,10 +34,12 @@ pub(crate) fn plan(options: PlanOptions) -> Result<ExitCode> {
             "cores": machine::allowed_cores(),
         });
         object["profile"] = serde_json::to_value(&*profile)?;
+        object["tuned"] = serde_json::to_value(&tuned)?;
         object["choices"] = serde_json::to_value(&choices)?;
         serde_json::to_string_pretty(&object)?
     } else {
-        format!("{}\n{plan}\n\n{}", machine_line(), table(&choices))
+        let tuned = tuned.map_or_else(String::new, |tuned| format!("\n{:<22}{}", "tuned", tuned.line()));
+        format!("{}\n{plan}{tuned}\n\n{}", machine_line(), table(&choices))
     };
     writeln!(io::stdout(), "{text}").context("cannot write to standard output")?;
     Ok(ExitCode::SUCCESS)

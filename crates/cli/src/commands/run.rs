@@ -25,7 +25,7 @@ pub(crate) fn run(options: RunOptions) -> Result<ExitCode> {
     let form = options.talk.form.as_ref().map(FormFlag::read).transpose()?;
     let text = read_prompt(options.prompt.as_deref(), &options.prompt_files)?;
     let model = ModelPath::find(&options.model)?;
-    let mut engine = load::open_engine(model.path(), &options.engine)?;
+    let mut engine = load::open_engine(model.path(), &options.engine, &options.tuned)?;
     let prompt = make_prompt(&engine, &options, tools.as_ref(), text)?;
     let form = form.map(|form| form.compile(&engine, tools.as_ref())).transpose()?;
     let question = Question { prompt, form: form.as_ref() };

@@ -23,7 +23,7 @@ pub(crate) fn serve(options: &ServeOptions) -> Result<ExitCode> {
     let model = ModelPath::find(&options.model)?;
     // An address that cannot be had is told before the model is read.
     let server = Server::bind(server_options(options, api_key(options)?))?;
-    let engine = load::open_engine(model.path(), &options.engine)?;
+    let engine = load::open_engine(model.path(), &options.engine, &options.tuned)?;
     let scheduler_options = SchedulerOptions {
         max_queue: options.queue,
         snapshot_dir: snapshot_dir(options),

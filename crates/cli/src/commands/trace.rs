@@ -30,7 +30,7 @@ pub(crate) fn trace(options: TraceOptions) -> Result<ExitCode> {
     let model = ModelPath::find(&run.model)?;
     let mut file =
         File::create(&out).map(BufWriter::new).with_context(|| format!("cannot create {}", out.display()))?;
-    let mut engine = load::open_engine(model.path(), &run.engine)?;
+    let mut engine = load::open_engine(model.path(), &run.engine, &run.tuned)?;
     let prompt = make_prompt(&engine, &run, tools.as_ref(), text)?;
     let form = form.map(|form| form.compile(&engine, tools.as_ref())).transpose()?;
     let question = Question { prompt, form: form.as_ref() };

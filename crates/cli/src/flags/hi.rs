@@ -19,7 +19,9 @@ use super::low::{
 };
 use super::pack::PackCommand;
 use super::serve::ServeOptions;
+use super::tune::{LossFlags, TuneFlags};
 use crate::form::FormFlag;
+use crate::tuned::TunedUse;
 
 /// What the program shall do.
 pub(crate) enum Mode {
@@ -32,6 +34,8 @@ pub(crate) enum Mode {
     Logits(LogitsOptions),
     Bench(BenchFlags),
     Eval(EvalFlags),
+    Tune(TuneFlags),
+    Loss(LossFlags),
     Trace(TraceOptions),
     Replay(ReplayOptions),
     Pack(PackCommand),
@@ -42,6 +46,7 @@ pub(crate) enum Mode {
 pub(crate) struct RunOptions {
     pub(crate) model: PathBuf,
     pub(crate) engine: EngineOptions,
+    pub(crate) tuned: TunedUse,
     pub(crate) talk: TalkOptions,
     pub(crate) prompt: Option<String>,
     pub(crate) prompt_files: Vec<PathBuf>,
@@ -54,6 +59,7 @@ pub(crate) struct RunOptions {
 pub(crate) struct ChatOptions {
     pub(crate) model: PathBuf,
     pub(crate) engine: EngineOptions,
+    pub(crate) tuned: TunedUse,
     pub(crate) talk: TalkOptions,
     pub(crate) offer_tools: bool,
 }
@@ -62,6 +68,7 @@ pub(crate) struct ChatOptions {
 pub(crate) struct PlanOptions {
     pub(crate) model: PathBuf,
     pub(crate) engine: EngineOptions,
+    pub(crate) tuned: TunedUse,
     pub(crate) json: bool,
     /// Measure the machine although it was measured before.
     pub(crate) measure: bool,
@@ -95,6 +102,7 @@ pub(crate) struct LogitsOptions {
 pub(crate) struct BenchFlags {
     pub(crate) subject: Subject,
     pub(crate) bench: BenchOptions,
+    pub(crate) tuned: TunedUse,
     pub(crate) chart: Option<PathBuf>,
     pub(crate) json: bool,
 }
@@ -184,7 +192,9 @@ impl Mode {
             LowCommand::Chat(chat) => Mode::Chat(ChatOptions::new(chat)?),
             LowCommand::Serve(serve) => Mode::Serve(ServeOptions::new(serve)?),
             LowCommand::Plan(LowPlan { model, json, measure, engine }) => {
-                Mode::Plan(PlanOptions { model: model.model, engine: engine_options(engine)?, json, measure })
+                let tuned = tuned_use(&engine);
+                let engine = engine_options(engine)?;
+                Mode::Plan(PlanOptions { model: model.model, engine, tuned, json, measure })
             }
             LowCommand::Inspect(LowInspect { model, json }) => {
                 Mode::Inspect(InspectOptions { model: model.model, json })
@@ -197,6 +207,8 @@ impl Mode {
             LowCommand::Logits(logits) => Mode::Logits(LogitsOptions::new(logits)?),
             LowCommand::Bench(bench) => Mode::Bench(BenchFlags::new(bench)?),
             LowCommand::Eval(eval) => Mode::Eval(EvalFlags::new(eval)?),
+            LowCommand::Tune(tune) => Mode::Tune(TuneFlags::new(tune)?),
+            LowCommand::Loss(loss) => Mode::Loss(LossFlags::new(loss)?),
             LowCommand::Trace(trace) => Mode::Trace(TraceOptions::new(trace)?),
             LowCommand::Replay(replay) => Mode::Replay(ReplayOptions::new(replay)?),
             LowCommand::Pack(pack) => Mode::Pack(pack.into()),
@@ -209,6 +221,7 @@ impl RunOptions {
     fn new(low: LowQuestion, json: bool) -> Result<RunOptions> {
         Ok(RunOptions {
             model: low.model.model,
+            tuned: tuned_use(&low.engine),
             engine: engine_options(low.engine)?,
             talk: low.talk.into(),
             prompt: low.prompt,
@@ -239,16 +252,18 @@ impl BenchFlags {
             None => Subject::Model(low.model),
         };
         let routing = low.routing.as_deref().map(parse_routing).transpose()?;
+        let tuned = tuned_use(&low.engine);
         let bench = BenchOptions {
             engine: engine_options(low.engine)?,
             contexts: low.contexts,
             prompt_tokens: low.prompt_tokens,
             decode_tokens: low.decode_tokens,
             cold: low.cold,
+            peaks: !low.no_peaks,
             routing,
             patience: Duration::from_secs(low.patience as u64),
         };
-        Ok(BenchFlags { subject, bench, chart: low.chart, json: low.json })
+        Ok(BenchFlags { subject, bench, tuned, chart: low.chart, json: low.json })
     }
 }
 
@@ -304,6 +319,7 @@ impl ChatOptions {
     fn new(low: LowChat) -> Result<ChatOptions> {
         Ok(ChatOptions {
             model: low.model.model,
+            tuned: tuned_use(&low.engine),
             engine: engine_options(low.engine)?,
             talk: low.talk.into(),
             offer_tools: !low.no_tools,
@@ -390,6 +406,23 @@ impl From<LowSampling> for SamplingFlags {
     }
 }
 
+/// What the flags say of settings that `tune` found: those that they give stay.
+pub(super) fn tuned_use(low: &LowEngine) -> TunedUse {
+    let given = [
+        ("reader", low.reader.is_some()),
+        ("depth", low.depth.is_some()),
+        ("io-threads", low.io_threads.is_some()),
+        ("cache-policy", low.cache_policy.is_some()),
+        ("prefetch", low.prefetch.is_some()),
+        ("threads", low.threads.is_some()),
+        ("prompt-chunk", low.prompt_chunk.is_some()),
+        ("cache", low.cache.is_some()),
+        ("experts", !low.experts.is_empty()),
+    ];
+    let given = given.into_iter().filter_map(|(name, is_given)| is_given.then_some(name)).collect();
+    TunedUse { off: low.no_tuned || low.backend == LowBackend::Reference, given }
+}
+
 pub(super) fn engine_options(low: LowEngine) -> Result<EngineOptions> {
     Ok(EngineOptions {
         ram_bytes: low.ram,
@@ -410,10 +443,20 @@ pub(super) fn engine_options(low: LowEngine) -> Result<EngineOptions> {
             [experts] => Some(experts),
             _ => bail!("--experts: one number, several are for `flashmill eval`"),
         },
-        reader: low.reader.parse().context("--reader")?,
-        prefetch: low.prefetch.parse().context("--prefetch")?,
+        reader: parsed(low.reader.as_deref()).context("--reader")?,
+        depth: low.depth,
+        io_threads: low.io_threads,
+        policy: parsed(low.cache_policy.as_deref()).context("--cache-policy")?,
+        cache_bytes: low.cache,
+        max_chunk: low.prompt_chunk,
+        prefetch: parsed(low.prefetch.as_deref()).context("--prefetch")?,
         ..EngineOptions::default()
     })
+}
+
+/// What was typed, or the default.
+fn parsed<T: std::str::FromStr + Default>(text: Option<&str>) -> Result<T, T::Err> {
+    text.map_or_else(|| Ok(T::default()), str::parse)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::eval::LowEval;
 use super::pack::{LowPack, LowPullPack, LowVerify};
 use super::serve::LowServe;
 use super::size::parse_size;
+use super::tune::{LowLoss, LowTune};
 
 /// Runs mixture-of-experts language models that are larger than memory: the experts stay on the SSD.
 #[derive(Debug, Parser)]
@@ -37,6 +38,11 @@ pub(crate) enum LowCommand {
     Bench(LowBench),
     /// Measure how good a model is, and what fewer bits or experts cost
     Eval(LowEval),
+    /// Find the settings with which a model is the fastest on this machine
+    Tune(LowTune),
+    /// What settings lose, as JSON; `tune` starts it
+    #[command(hide = true)]
+    Loss(LowLoss),
     /// Record which experts the tokens of a prompt and its answer pick
     Trace(LowTrace),
     /// Replay a routing trace: hit rates of cache policies, and what a prefetch would bring
@@ -167,6 +173,9 @@ pub(crate) struct LowBench {
     /// Measure the first context once more with nothing cached
     #[arg(long)]
     pub(crate) cold: bool,
+    /// Do not measure what the machine gives: it takes longer than a small model does
+    #[arg(long)]
+    pub(crate) no_peaks: bool,
     /// Draw the experts: `uniform`, or SKEW:REUSE such as 1.0:0.6 (Zipf exponent; share taken over from the token before)
     #[arg(long, value_name = "KIND")]
     pub(crate) routing: Option<String>,
@@ -337,12 +346,30 @@ pub(crate) struct LowEngine {
     /// Experts per token; fewer than the model's own are faster and worse. `eval` takes several, separated by commas
     #[arg(long, value_name = "K", value_delimiter = ',', value_parser = at_least_one)]
     pub(crate) experts: Vec<usize>,
-    /// How experts are read: auto, uring, pread or page-cache
-    #[arg(long, value_name = "KIND", default_value = "auto")]
-    pub(crate) reader: String,
-    /// What is read ahead of the routers: off, router or router-2x; it changes no answer
-    #[arg(long, value_name = "KIND", default_value = "off")]
-    pub(crate) prefetch: String,
+    /// How experts are read: auto, uring, pread or page-cache; auto if not given
+    #[arg(long, value_name = "KIND")]
+    pub(crate) reader: Option<String>,
+    /// Most reads in flight; 32 if not given
+    #[arg(long, value_name = "N", value_parser = up_to::<1024>)]
+    pub(crate) depth: Option<usize>,
+    /// Threads of the readers that use threads; 4 if not given
+    #[arg(long, value_name = "N", value_parser = up_to::<64>)]
+    pub(crate) io_threads: Option<usize>,
+    /// Which experts leave the cache first: lfru, lru or lfu; lfru if not given
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cache_policy: Option<String>,
+    /// Most memory for the cache of experts, within the budget; all that is left if not given
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) cache: Option<u64>,
+    /// Most prompt tokens of one forward pass; as many as the budget allows if not given
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub(crate) prompt_chunk: Option<usize>,
+    /// What is read ahead of the routers: off, router or router-2x; it changes no answer; off if not given
+    #[arg(long, value_name = "KIND")]
+    pub(crate) prefetch: Option<String>,
+    /// Do not use the settings that `tune` found for this model on this machine
+    #[arg(long)]
+    pub(crate) no_tuned: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -370,6 +397,14 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(0) => Err("must be at least 1".to_owned()),
         Ok(n) => Ok(n),
         Err(_) => Err("must be a whole number".to_owned()),
+    }
+}
+
+/// A number from 1 to `MOST`.
+fn up_to<const MOST: usize>(text: &str) -> Result<usize, String> {
+    match at_least_one(text)? {
+        n if n <= MOST => Ok(n),
+        _ => Err(format!("must be at most {MOST}")),
     }
 }
 

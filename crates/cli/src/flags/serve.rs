@@ -7,9 +7,10 @@ use anyhow::Result;
 use clap::Args;
 use flashmill_engine::EngineOptions;
 
-use super::hi::engine_options;
+use super::hi::{engine_options, tuned_use};
 use super::low::{LowEngine, LowModel, at_least_one};
 use super::size::parse_size;
+use crate::tuned::TunedUse;
 
 /// As they are typed.
 #[derive(Debug, Args)]
@@ -72,6 +73,7 @@ pub(crate) struct LowServe {
 pub(crate) struct ServeOptions {
     pub(crate) model: PathBuf,
     pub(crate) engine: EngineOptions,
+    pub(crate) tuned: TunedUse,
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) name: Option<String>,
@@ -106,6 +108,7 @@ impl ServeOptions {
         };
         Ok(ServeOptions {
             model: low.model.model,
+            tuned: tuned_use(&low.engine),
             engine: EngineOptions { sessions: Some(low.sessions), ..engine_options(low.engine)? },
             host: low.host,
             port: low.port,

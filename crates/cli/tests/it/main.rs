@@ -19,6 +19,7 @@ mod run;
 mod serve;
 mod support;
 mod trace;
+mod tune;
 
 // A hub on this machine.
 #[allow(dead_code, reason = "the tests of pull use all of it")]

@@ -32,8 +32,8 @@ pub struct BenchReport {
     pub model: String,
     /// The machine.
     pub machine: Machine,
-    /// What the machine gives.
-    pub peaks: Peaks,
+    /// What the machine gives, if that was measured.
+    pub peaks: Option<Peaks>,
     /// How the model was opened.
     pub settings: Settings,
     /// Each context, the cold run first.
@@ -129,6 +129,16 @@ pub struct PartTime {
     pub ms_per_token: f64,
 }
 
+impl std::fmt::Display for Peaks {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "memory {:.1} GB/s, disk ", self.memory_gb_per_s)?;
+        match self.disk_gb_per_s {
+            Some(gb) => write!(f, "{gb:.2} GB/s"),
+            None => f.write_str("not measured"),
+        }
+    }
+}
+
 impl BenchReport {
     #[expect(clippy::too_many_arguments, reason = "what the report is made of")]
     pub(super) fn new(
@@ -136,7 +146,7 @@ impl BenchReport {
         options: &BenchOptions,
         reader: String,
         plan: &Plan,
-        peaks: Peaks,
+        peaks: Option<Peaks>,
         load_seconds: f64,
         rows: Vec<Row>,
         peak_rss_bytes: Option<u64>,
@@ -181,11 +191,9 @@ impl BenchReport {
             &self.settings;
         let ram =
             self.machine.ram_bytes.map_or_else(String::new, |bytes| format!(", {}", human_bytes(bytes)));
-        let disk =
-            self.peaks.disk_gb_per_s.map_or_else(|| "not measured".to_owned(), |gb| format!("{gb:.2} GB/s"));
         line("model", self.model.clone());
         line("machine", format!("{}, {} cores{ram}", self.machine.system, self.machine.cores));
-        line("peaks", format!("memory {:.1} GB/s, disk {disk}", self.peaks.memory_gb_per_s));
+        line("peaks", self.peaks.as_ref().map_or_else(|| "not measured".to_owned(), Peaks::to_string));
         line("backend", format!("{backend}, reader {reader}, prompt chunks of {chunk}"));
         line(
             "memory",
@@ -213,7 +221,7 @@ impl BenchReport {
             let gb = row.active_bytes_per_token as f64 * row.decode_tok_per_s / 1e9;
             let _ = writeln!(
                 text,
-                "{:>8}  {:>12.1}  {:>12.2}  {:>10} {:>5.1}%  {:>15}  {:>7.1}  {:>14.2}  {:>4.0} %  {gb:>11.1}  {:>5.1} %",
+                "{:>8}  {:>12.1}  {:>12.2}  {:>10} {:>5.1}%  {:>15}  {:>7.1}  {:>14.2}  {:>4.0} %  {gb:>11.1}  {:>7}",
                 if row.cold { format!("{} cold", row.context) } else { row.context.to_string() },
                 row.prefill_tok_per_s,
                 row.decode_tok_per_s,
@@ -223,10 +231,15 @@ impl BenchReport {
                 row.wait_ms_per_token,
                 row.disk_gb_per_s,
                 100.0 * row.disk_idle_share,
-                100.0 * gb / self.peaks.memory_gb_per_s,
+                self.peaks.as_ref().map_or_else(
+                    || "-".to_owned(),
+                    |peaks| format!("{:.1} %", 100.0 * gb / peaks.memory_gb_per_s)
+                ),
             );
         }
-        text += "\npredicted from the machine as measured in this run\n";
+        if self.peaks.is_some() {
+            text += "\npredicted from the machine as measured in this run\n";
+        }
         for row in &self.rows {
             let Some(predicted) = &row.predicted else { continue };
             let _ = writeln!(

@@ -111,6 +111,42 @@ fn means_and_bootstraps_are_scipys() {
     assert_eq!(found, bootstrap(&values, 0.9, 1, median), "the same seed, the same interval");
 }
 
+/// The bound is above 0 exactly where scipy.stats.mannwhitneyu(alternative="greater", method="exact") has at most that probability.
+#[test]
+fn shifts_are_those_of_scipys_rank_sums() {
+    let cases: [(&[f64], &[f64], f64); 3] = [
+        (&[1.1, 2.3, 0.7, 3.1, 1.9], &[2.9, 3.5, 2.2, 4.0, 3.3, 2.6, 5.1], 0.015151515151515152),
+        (&[46.1, 47.9, 44.2, 48.8], &[50.3, 52.2, 49.9, 51.4], 0.014285714285714285),
+        (
+            &[
+                -0.802, -1.324, -0.248, 0.42, 1.136, 0.11, -0.553, -0.785, 0.749, 1.635, 0.273, -1.233,
+                -0.958, 1.6, 0.203, -1.732, -0.084, -1.163, -0.629, -0.488,
+            ],
+            &[
+                0.187, 1.453, 0.837, 0.311, 1.31, 1.73, -0.743, 0.643, -0.081, 0.727, -0.389, 0.921, 0.862,
+                0.596, -0.148, 0.504, -0.191, -0.455, 1.125, -0.209,
+            ],
+            0.008371196901931534,
+        ),
+    ];
+    for (first, second, p) in cases {
+        for (tail, is_above) in [(p * 1.0001, true), (p * 0.9999, false)] {
+            let up = shift(first, second, 1.0 - 2.0 * tail);
+            assert_eq!(up.low > 0.0, is_above, "{tail}: {up:?}");
+            let down = shift(second, first, 1.0 - 2.0 * tail);
+            assert_eq!(down.high < 0.0, is_above, "{tail}: {down:?}");
+            assert!(near(up.estimate, -down.estimate, 1e-12));
+        }
+    }
+    assert_eq!(shift(&[1.0, 2.0], &[4.0, 8.0], 0.95).low, f64::NEG_INFINITY, "two of each say nothing");
+    assert_eq!(shift(&[1.0, 2.0], &[4.0, 8.0], 0.6).low, 2.0, "but with probability 1 in 6");
+    // Large samples: the normal approximation is near the exact bound of 26 and 24, and 26 and 26 have no exact one.
+    let values = |n: u32, shift: f64| (0..n).map(|i| f64::from(i * 7 % 26) + shift).collect::<Vec<_>>();
+    let exact = shift(&values(24, 0.0), &values(26, 5.0), 0.95);
+    let normal = shift(&values(26, 0.0), &values(26, 5.0), 0.95);
+    assert!(near(exact.low, normal.low, 1.0) && near(exact.high, normal.high, 1.0), "{exact:?} {normal:?}");
+}
+
 fn average(values: &mut [f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
@@ -171,6 +207,23 @@ fn mcnemars_test_errs_as_often_as_it_must() {
     };
     assert_rate("power", 0.8367351211564408, significant(0.05, 0.2));
     assert_rate("false positives", 0.029440205993088275, significant(0.1, 0.1));
+}
+
+/// Samples of 4 and 4 cannot err more often than 2 in 70, whatever the noise: here one that is far off in one of four runs.
+#[test]
+fn shifts_err_as_often_as_they_say() {
+    let differs = |by: f64| {
+        move |random: &mut SplitMix64| {
+            let mut draw = |by: f64| -> Vec<f64> {
+                let mut one = || normal(random) - if random.unit() < 0.25 { 20.0 } else { 0.0 };
+                (0..4).map(|_| by + one()).collect()
+            };
+            let found = shift(&draw(0.0), &draw(by), 1.0 - 2.0 * 0.0143);
+            found.low > 0.0 || found.high < 0.0
+        }
+    };
+    assert_rate("false positives", 2.0 / 70.0, differs(0.0));
+    assert_rate("sure of 100", 1.0, differs(100.0));
 }
 
 #[test]

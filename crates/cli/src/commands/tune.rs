@@ -1,0 +1,285 @@
+//! `flashmill tune MODEL`: the settings with which a model is the fastest here, found by experiment.
+
+use std::ffi::OsString;
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use flashmill_engine::cost::MachineProfile;
+use flashmill_engine::{
+    BackendKind, Checkpoint, Engine, EngineOptions, KvKind, Plan, PolicyKind, Prefetch, ReaderKind, machine,
+};
+use flashmill_lab::eval::{TextOptions, read_text};
+use flashmill_lab::tune::{
+    Candidates, ChildSurface, Experiment, Grid, Journal, Outcome, Rule, Surface as _, TuneError, Tuner,
+    Verdict, chart, tune as search,
+};
+use serde_json::json;
+
+use crate::flags::{LossFlags, TuneFlags};
+use crate::interrupt::{EXIT_INTERRUPTED, Interrupt};
+use crate::model_path::ModelPath;
+use crate::terminal::note;
+use crate::{profile, tuned};
+
+/// The most time of the first run, which says what the others may take.
+const FIRST_RUN: Duration = Duration::from_secs(300);
+
+/// A run that takes as many times what the first one took, and this many seconds, has hung.
+const PATIENCE: u32 = 5;
+const LEAST_LIMIT: Duration = Duration::from_secs(30);
+
+/// Searches, keeps the winner, and says what was found.
+pub(crate) fn tune(flags: TuneFlags) -> Result<ExitCode> {
+    let interrupt = Interrupt::install()?;
+    let model = ModelPath::find(&flags.model)?;
+    let path = model.path();
+    // The budget may be a share of what is free just now, and experiments must not differ in it.
+    let mut engine = EngineOptions { profile: None, ..flags.engine.clone() };
+    let plan = Engine::plan_for(path, &engine)?;
+    engine.ram_bytes = Some(plan.ram_bytes);
+    let machine = profile::measured(path, &engine, false)?;
+    let checkpoint = Checkpoint::open(path)?;
+    let candidates = Candidates::new(&checkpoint, &machine, &engine, &plan);
+    let grid = candidates.grid(flags.loss.is_some());
+    if grid.knobs.is_empty() {
+        bail!("there is nothing to try: every option is given by a flag, or has only one value here");
+    }
+    let conditions = conditions(&flags, &checkpoint, &plan, &machine, &grid)?;
+    let (mut journal, past) = Journal::open(&flags.results, &conditions)?;
+    let mut done = past.clone();
+    if !past.is_empty() {
+        note!("{} experiments in {}: going on from there", past.len(), flags.results.display());
+    }
+    let begun = Instant::now();
+    let start = candidates.start(&grid);
+    let result = interrupt.during(|| {
+        let mut surface = surface(&flags, path, &engine, &plan, &interrupt)?;
+        surface.run(&grid.settings(&start)).map_err(TuneError::Start)?;
+        surface.limit = LEAST_LIMIT.max(PATIENCE * begun.elapsed());
+        let tuner = Tuner {
+            grid: &grid,
+            start: start.clone(),
+            predict: &|settings| candidates.predict(settings),
+            rule: Rule::default(),
+            max_loss: flags.loss.as_ref().map(|loss| loss.most),
+            now: &now,
+            elapsed: &|| begun.elapsed().as_secs_f64(),
+            limit: flags.time.as_secs_f64(),
+            stop: &interrupt.stop(),
+        };
+        let outcome = search(&tuner, &mut surface, &mut journal, past, &mut |experiment| {
+            note!("{}", line(experiment));
+            done.push(experiment.clone());
+        })?;
+        anyhow::Ok(outcome)
+    });
+    let title = format!("{}: {} experiments", flags.model.display(), done.len());
+    let drawn = std::fs::write(&flags.chart, chart(&title, &done));
+    if interrupt.is_stopped() {
+        note!("interrupted; the same command goes on where it was");
+        return Ok(ExitCode::from(EXIT_INTERRUPTED));
+    }
+    let outcome = result?;
+    drawn.with_context(|| format!("cannot write {}", flags.chart.display()))?;
+    finish(&flags, path, &plan, &outcome)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What results can be compared under.
+fn conditions(
+    flags: &TuneFlags,
+    checkpoint: &Checkpoint,
+    plan: &Plan,
+    machine: &MachineProfile,
+    grid: &Grid,
+) -> Result<String> {
+    let fingerprint = Engine::fingerprint(checkpoint).context("cannot read the model")?;
+    let values = |knob: &flashmill_lab::tune::Knob| {
+        knob.values.iter().map(ToString::to_string).collect::<Vec<_>>().join("|")
+    };
+    let grid: Vec<String> = grid.knobs.iter().map(values).collect();
+    let loss = flags.loss.as_ref().map_or_else(String::new, |loss| {
+        format!(", loss at most {} on {} tokens of {}", loss.most, loss.n_tokens, loss.text.display())
+    });
+    let runs = &flags.runs;
+    Ok(format!(
+        "version {}, model {} ({fingerprint:032x}), {}, budget {}, prompt {}, decode {}, routing {}{loss}, {}",
+        env!("CARGO_PKG_VERSION"),
+        flags.model.display(),
+        machine.backend,
+        plan.ram_bytes,
+        runs.prompt_tokens,
+        runs.decode_tokens,
+        runs.routing.as_deref().unwrap_or("its own"),
+        grid.join(" ")
+    ))
+}
+
+/// This program as what is measured: `bench` for speed, `loss` for losses.
+fn surface(
+    flags: &TuneFlags,
+    path: &Path,
+    engine: &EngineOptions,
+    plan: &Plan,
+    interrupt: &Interrupt,
+) -> Result<ChildSurface> {
+    let runs = &flags.runs;
+    let mut bench: Vec<OsString> = vec!["bench".into(), path.into()];
+    bench.extend(["--json", "--no-peaks", "--no-tuned", "--contexts", "0"].map(OsString::from));
+    let numbers = [
+        ("--prompt-tokens", runs.prompt_tokens),
+        ("--decode-tokens", runs.decode_tokens),
+        ("--patience", runs.patience),
+        // The memory of the context that is planned for, although it is not filled.
+        ("--context", plan.context),
+    ];
+    bench.extend(numbers.into_iter().flat_map(|(flag, n)| [flag.into(), n.to_string().into()]));
+    bench.extend(runs.routing.iter().flat_map(|kind| ["--routing".into(), kind.into()]));
+    bench.extend(engine_args(engine));
+    let mut loss: Vec<OsString> = vec!["loss".into(), path.into(), "--no-tuned".into()];
+    if let Some(most) = &flags.loss {
+        loss.extend(["--text".into(), most.text.clone().into()]);
+        loss.extend(["--text-tokens".into(), most.n_tokens.to_string().into()]);
+    }
+    loss.extend(engine_args(engine));
+    Ok(ChildSurface {
+        program: std::env::current_exe().context("cannot find this program's own file")?,
+        bench,
+        loss,
+        limit: FIRST_RUN,
+        stop: interrupt.stop(),
+    })
+}
+
+/// The flags that make these options, but for the context.
+fn engine_args(engine: &EngineOptions) -> Vec<OsString> {
+    let usual = EngineOptions::default();
+    let number = |n: usize| n.to_string();
+    let kv = match engine.kv {
+        KvKind::F32 => "f32",
+        KvKind::F16 => "f16",
+        KvKind::Q8 => "q8",
+    };
+    let flags = [
+        ("--ram", engine.ram_bytes.map(|bytes| bytes.to_string())),
+        ("--threads", engine.threads.map(number)),
+        ("--backend", (engine.backend == BackendKind::Reference).then(|| "reference".to_owned())),
+        ("--level", engine.level.map(|level| level.to_string())),
+        ("--kv", (engine.kv != usual.kv).then(|| kv.to_owned())),
+        ("--experts", engine.experts_per_token.map(number)),
+        ("--reader", (engine.reader != ReaderKind::Auto).then(|| engine.reader.to_string())),
+        ("--depth", engine.depth.map(number)),
+        ("--io-threads", engine.io_threads.map(number)),
+        ("--cache-policy", (engine.policy != PolicyKind::default()).then(|| engine.policy.to_string())),
+        ("--cache", engine.cache_bytes.map(|bytes| bytes.to_string())),
+        ("--prompt-chunk", engine.max_chunk.map(number)),
+        ("--prefetch", (engine.prefetch != Prefetch::default()).then(|| engine.prefetch.to_string())),
+    ];
+    let given = flags.into_iter().filter_map(|(flag, value)| Some([flag.into(), value?.into()]));
+    given.flatten().collect()
+}
+
+/// Keeps the winner for later runs, and prints it.
+fn finish(flags: &TuneFlags, path: &Path, plan: &Plan, outcome: &Outcome) -> Result<()> {
+    let found = tuned::Tuned {
+        settings: outcome.best.iter().map(ToString::to_string).collect(),
+        model: flags.model.display().to_string(),
+        when: now(),
+        cores: machine::allowed_cores(),
+        ram_bytes: plan.ram_bytes,
+        tok_per_s: outcome.tok_per_s,
+        gain: outcome.gain,
+        max_loss: flags.loss.as_ref().map(|loss| loss.most),
+        results: std::path::absolute(&flags.results).unwrap_or_else(|_| flags.results.clone()),
+    };
+    let kept = found.keep(path, &flags.engine);
+    if let Err(error) = &kept {
+        note!("warning: later runs will not use what was found: {error:#}");
+    }
+    let text = if flags.json {
+        serde_json::to_string_pretty(&json!({
+            "tuned": found,
+            "start": outcome.start.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "experiments": outcome.n_experiments,
+            "runs": outcome.n_runs,
+            "is_complete": outcome.is_complete,
+            "chart": flags.chart,
+            "profile": kept.ok(),
+        }))?
+    } else {
+        summary(flags, outcome)
+    };
+    writeln!(io::stdout(), "{text}").context("cannot write to standard output")
+}
+
+fn summary(flags: &TuneFlags, outcome: &Outcome) -> String {
+    let listed = |settings: &[flashmill_lab::tune::Setting]| {
+        settings.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    let gain = match outcome.gain {
+        _ if outcome.best == outcome.start => "nothing was faster beyond the noise".to_owned(),
+        Some(gain) => format!("{} the speed of the usual settings", times(gain)),
+        None => "there was no time to compare it with the usual settings".to_owned(),
+    };
+    let left = if outcome.is_complete {
+        "nothing is left to try"
+    } else {
+        "the time is over; the same command goes on where it was"
+    };
+    format!(
+        "best     {}\nusual    {}\ngain     {gain}\ndone     {} experiments, {} runs; {left}\nwritten  {}, {}; later runs of this model use the best settings unless --no-tuned is given",
+        listed(&outcome.best),
+        listed(&outcome.start),
+        outcome.n_experiments,
+        outcome.n_runs,
+        flags.results.display(),
+        flags.chart.display()
+    )
+}
+
+/// One experiment: `kept       1.23 times (1.10 to 1.40)  depth=8 (was 32): faster beyond the noise, 8 runs, 41 s`.
+fn line(experiment: &Experiment) -> String {
+    let gain = experiment.gain.map_or_else(|| "-".to_owned(), times);
+    let mark = if experiment.verdict == Verdict::Kept { "kept" } else { "discarded" };
+    let loss = experiment
+        .loss
+        .map_or_else(String::new, |[mean, high]| format!(", loss {mean:.4}, {high:.4} at most"));
+    format!(
+        "{mark:<10} {gain:<28} {}: {}{loss}, {} runs, {:.0} s",
+        experiment.change(),
+        experiment.why,
+        experiment.n_runs(),
+        experiment.seconds
+    )
+}
+
+/// `1.23 times (1.10 to 1.40)`; without bounds where there are none yet.
+fn times([gain, low, high]: [f64; 3]) -> String {
+    match high.is_finite() && low > -1.0 {
+        true => format!("{:.2} times ({:.2} to {:.2})", 1.0 + gain, 1.0 + low, 1.0 + high),
+        false => format!("{:.2} times", 1.0 + gain),
+    }
+}
+
+/// The time in UTC, to the second.
+fn now() -> String {
+    jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_else(|_| jiff::Timestamp::now()).to_string()
+}
+
+/// `flashmill loss`, which `tune` starts: the divergence of settings that change answers from the model as it is.
+pub(crate) fn loss(flags: &LossFlags) -> Result<ExitCode> {
+    let _interrupt = Interrupt::install()?;
+    let model = ModelPath::find(&flags.model)?;
+    let options = TextOptions { special_tokens: false, limit: Some(flags.n_tokens) };
+    let tokens = read_text(model.path(), &flags.text, options)?;
+    let reference = EngineOptions { experts_per_token: None, ..flags.engine.clone() };
+    let waiting = tempfile::tempfile().context("cannot make a temporary file for the reference's logits")?;
+    let loss = flashmill_lab::tune::loss(model.path(), &reference, &flags.engine, &tokens, waiting)?;
+    let bound = |bound: f64| bound.is_finite().then_some(bound);
+    let result = json!({ "mean": loss.estimate, "low": bound(loss.low), "high": bound(loss.high) });
+    writeln!(io::stdout(), "{result}").context("cannot write to standard output")?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,120 @@
+//! `flashmill tune`, with a cache of its own: what it finds is used by whoever shares the cache.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Ran, flashmill, text};
+
+fn program(home: &Path) -> Command {
+    let mut command = flashmill();
+    command.env("HOME", home).env("XDG_CACHE_HOME", home.join("cache"));
+    command
+}
+
+fn run(home: &Path, line: &str) -> Ran {
+    Ran::from(program(home).args(line.split(' ')).output().expect("the program starts"))
+}
+
+/// Reader, depth and the like are given, so that one option is left to try.
+const ONE_KNOB: &str = "--ram 90M --threads 1 --reader pread --depth 16 --io-threads 2 --prefetch router --cache 8M --cache-policy lru --prompt-tokens 8 -n 4";
+
+#[test]
+fn what_is_found_is_kept_used_and_shown() {
+    let home = tempfile::tempdir().expect("a directory");
+    let results = home.path().join("results.tsv");
+    let line = format!("tune demo --time 1h --results {} {ONE_KNOB} --json", text(&results));
+    let ran = run(home.path(), &line);
+    let found = ran.json();
+    assert_eq!(found["is_complete"], true, "{found:#}");
+    let settings = found["tuned"]["settings"][0].as_str().expect("a setting");
+    assert!(settings.starts_with("prompt-chunk="), "{found:#}");
+    let experiments = found["experiments"].as_u64().expect("a number");
+    assert!(experiments >= 2, "two other lengths of chunks: {found:#}");
+
+    let journal = std::fs::read_to_string(&results).expect("a journal");
+    assert_eq!(journal.lines().count() as u64, 2 + experiments, "{journal}");
+    assert!(journal.lines().skip(2).all(|line| line.split('\t').count() == 14), "{journal}");
+    let svg = std::fs::read_to_string(results.with_extension("svg")).expect("a chart");
+    assert_eq!(svg.matches("<circle").count() as u64, experiments);
+
+    // Nothing is left, so nothing is done again.
+    let again = run(home.path(), &line).json();
+    assert_eq!(again["experiments"], experiments);
+    assert_eq!(std::fs::read_to_string(&results).expect("a journal"), journal);
+    // Another model or budget is another journal.
+    run(home.path(), &line.replace("--ram 90M", "--ram 120M")).fails_with(&["other conditions", "--results"]);
+
+    let plan = |flags: &str| run(home.path(), &format!("plan demo --json {flags}"));
+    let chunk: u64 = settings.trim_start_matches("prompt-chunk=").parse().expect("a number");
+    let used = plan("--ram 90M").json();
+    assert_eq!((&used["tuned"]["settings"][0], &used["chunk"]), (&settings.into(), &chunk.into()));
+    assert!(plan("--ram 90M --no-tuned").json()["tuned"].is_null());
+    assert_eq!(plan("--ram 90M --prompt-chunk 40").json()["chunk"], 40, "a flag goes first");
+    let other = plan("--ram 400M");
+    assert!(other.json()["tuned"].is_null());
+    assert!(other.stderr.contains("are not used") && other.stderr.contains("budget"), "{other:#?}");
+    assert!(
+        run(home.path(), "plan demo --ram 90M").success().contains("tuned                 prompt-chunk=")
+    );
+}
+
+#[test]
+fn losses_are_measured_and_bounded() {
+    let home = tempfile::tempdir().expect("a directory");
+    let words = home.path().join("text.txt");
+    std::fs::write(&words, "The weather in Oslo is cold today, and in Rome it is warm. ".repeat(20))
+        .expect("written");
+    let loss = |flags: &str| {
+        run(home.path(), &format!("loss demo --text {} --text-tokens 128 {flags}", text(&words))).json()
+    };
+    let none = loss("--ram 60M");
+    assert_eq!((&none["mean"], &none["high"]), (&0.0.into(), &0.0.into()), "the same model");
+    let few = loss("--experts 2");
+    let number = |name: &str| few[name].as_f64().expect("a number");
+    assert!(
+        0.0 < number("mean") && number("low") < number("mean") && number("mean") < number("high"),
+        "{few}"
+    );
+    assert!(loss("--experts 5")["mean"].as_f64().expect("a number") < number("mean"));
+
+    let results = home.path().join("results.tsv");
+    let line = format!(
+        "tune demo --time 4s --max-loss 0.000001 --text {} --text-tokens 64 --results {} {ONE_KNOB} --prompt-chunk 64 --json",
+        text(&words),
+        text(&results)
+    );
+    let found = run(home.path(), &line).json();
+    assert_eq!(found["tuned"]["settings"], serde_json::json!(["experts=6"]), "{found:#}");
+    run(home.path(), &format!("tune demo --max-loss 0 --text {}", text(&words)))
+        .fails_with(&["--max-loss", "above 0"]);
+    assert_eq!(run(home.path(), "tune demo --max-loss 1").code, Some(2), "no text");
+    run(home.path(), &format!("tune demo {ONE_KNOB} --prompt-chunk 64")).fails_with(&["nothing to try"]);
+}
+
+/// Ctrl-C, as the terminal sends it to all.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_leaves_a_whole_journal() {
+    use std::os::unix::process::CommandExt as _;
+    use std::process::Stdio;
+    let home = tempfile::tempdir().expect("a directory");
+    let results = home.path().join("results.tsv");
+    let line = format!("tune demo --time 1h --ram 60M --prompt-tokens 8 -n 4 --results {}", text(&results));
+    let mut command = program(home.path());
+    command.args(line.split(' ')).process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().expect("the program starts");
+    let n_lines = || std::fs::read_to_string(&results).map_or(0, |text| text.lines().count());
+    while n_lines() < 3 {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let group = format!("-{}", child.id());
+    let kill = Command::new("kill").args(["-INT", "--", &group]).status().expect("kill starts");
+    assert!(kill.success());
+    let ran = Ran::from(child.wait_with_output().expect("the program ends"));
+    assert_eq!(ran.code, Some(130), "{ran:#?}");
+    assert!(ran.stderr.contains("goes on where it was"), "{ran:#?}");
+    let journal = std::fs::read_to_string(&results).expect("a journal");
+    assert!(journal.ends_with('\n') && journal.lines().skip(2).all(|line| line.split('\t').count() == 14));
+    assert!(!journal.contains("130"), "the run that was interrupted is no result: {journal}");
+    assert!(results.with_extension("svg").exists());
+}

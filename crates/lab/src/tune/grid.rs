@@ -1,0 +1,211 @@
+//! What may be tried.
+
+use flashmill_engine::cost::{MachineProfile, Setting as Place, Workload, expected_hit_rate};
+use flashmill_engine::{Checkpoint, EngineOptions, Plan, PolicyKind, Prefetch, ReaderKind};
+
+use super::search::Point;
+use super::setting::Setting;
+
+/// Readers for which less than this share of the best one's speed is predicted are not tried.
+const PROMISING: f64 = 0.5;
+
+/// The values of one option, at least two.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Knob {
+    /// All of one kind.
+    pub values: Vec<Setting>,
+}
+
+/// All combinations of some options' values.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Grid {
+    /// One for each option.
+    pub knobs: Vec<Knob>,
+}
+
+impl Grid {
+    /// Of lists of values; an option with a single value is no knob.
+    pub fn new(knobs: impl IntoIterator<Item = Vec<Setting>>) -> Grid {
+        let knobs = knobs.into_iter().filter(|values| values.len() > 1).map(|values| Knob { values });
+        Grid { knobs: knobs.collect() }
+    }
+
+    /// Combinations in all.
+    pub fn n_points(&self) -> usize {
+        self.knobs.iter().map(|knob| knob.values.len()).product()
+    }
+
+    /// The settings of a point.
+    pub fn settings(&self, point: &Point) -> Vec<Setting> {
+        self.knobs.iter().zip(point).map(|(knob, &value)| knob.values[value]).collect()
+    }
+
+    /// The point with these settings; `None` if it is not in the grid.
+    pub fn point(&self, settings: &[Setting]) -> Option<Point> {
+        let place =
+            |(knob, setting): (&Knob, &Setting)| knob.values.iter().position(|value| value == setting);
+        let found = self.knobs.iter().zip(settings).map(place).collect();
+        if settings.len() == self.knobs.len() { found } else { None }
+    }
+
+    /// Every point, in no order that means anything.
+    pub fn points(&self) -> impl Iterator<Item = Point> + '_ {
+        (0..self.n_points()).map(|mut number| {
+            let digit = |knob: &Knob| {
+                let value = number % knob.values.len();
+                number /= knob.values.len();
+                value
+            };
+            self.knobs.iter().map(digit).collect()
+        })
+    }
+
+    /// Whether the option number `knob` does anything at `point`: threads that read are of no use to io_uring.
+    pub fn matters(&self, point: &Point, knob: usize) -> bool {
+        match self.knobs[knob].values[0] {
+            Setting::IoThreads(_) => !self.settings(point).contains(&Setting::Reader(ReaderKind::Uring)),
+            _ => true,
+        }
+    }
+}
+
+/// What there is to choose from.
+pub struct Candidates<'a> {
+    checkpoint: &'a Checkpoint,
+    profile: &'a MachineProfile,
+    options: &'a EngineOptions,
+    plan: &'a Plan,
+    workloads: Vec<(usize, Workload)>,
+}
+
+impl<'a> Candidates<'a> {
+    /// For the model of `checkpoint`, planned as `plan` with `options`, on the machine of `profile`.
+    pub fn new(
+        checkpoint: &'a Checkpoint,
+        profile: &'a MachineProfile,
+        options: &'a EngineOptions,
+        plan: &'a Plan,
+    ) -> Candidates<'a> {
+        let least = plan.experts_per_token.div_ceil(2).max(1);
+        let workload = |experts| (experts, Workload::of(checkpoint, experts));
+        let workloads = (least..=plan.experts_per_token).map(workload).collect();
+        Candidates { checkpoint, profile, options, plan, workloads }
+    }
+
+    /// The options that are knobs here, and their values; `lossy`: those too that change answers. What `options` give is no knob.
+    pub fn grid(&self, lossy: bool) -> Grid {
+        let streamed = self.plan.resident_share < 1.0;
+        let mut knobs = vec![self.threads()];
+        if streamed {
+            knobs.extend([self.readers(), self.depths(), self.io_threads(), self.policies()]);
+            knobs.extend([self.prefetches(), self.chunks(), self.caches()]);
+        }
+        if lossy && self.options.experts_per_token.is_none() {
+            let most = self.plan.experts_per_token;
+            knobs.push((most.div_ceil(2).max(1)..=most).rev().map(Setting::Experts).collect());
+        }
+        Grid::new(knobs)
+    }
+
+    /// The point of `grid` that is what happens without any flag.
+    pub fn start(&self, grid: &Grid) -> Point {
+        let is_usual = |setting: &Setting| match *setting {
+            Setting::Reader(reader) => reader == ReaderKind::Uring,
+            Setting::Depth(n) => n == 32,
+            Setting::IoThreads(n) => n == 4,
+            Setting::Policy(policy) => policy == PolicyKind::default(),
+            Setting::Prefetch(prefetch) => prefetch == Prefetch::default(),
+            Setting::Threads(n) => n == self.options.n_threads(),
+            Setting::Chunk(n) => n == self.plan.chunk,
+            Setting::Cache(bytes) => bytes.is_none(),
+            Setting::Experts(n) => n == self.plan.experts_per_token,
+        };
+        grid.knobs.iter().map(|knob| knob.values.iter().position(is_usual).unwrap_or(0)).collect()
+    }
+
+    /// Tokens a second that the cost formula says of `settings`; `None` where it knows too little.
+    pub fn predict(&self, settings: &[Setting]) -> Option<f64> {
+        let mut reader = self.options.reader.to_string();
+        let (mut slots, mut chunk) = (self.plan.slot_bytes, self.plan.chunk);
+        let mut experts = self.plan.experts_per_token;
+        for setting in settings {
+            match *setting {
+                Setting::Reader(kind) => reader = kind.to_string(),
+                Setting::Cache(Some(bytes)) => slots = bytes,
+                Setting::Chunk(n) => chunk = n,
+                Setting::Experts(n) => experts = n,
+                _ => {}
+            }
+        }
+        if reader == ReaderKind::Auto.to_string() {
+            reader = ReaderKind::Uring.to_string();
+        }
+        let share = (slots as f64 / self.plan.bundle_bytes.max(1) as f64).min(1.0);
+        let place =
+            Place { reader: &reader, hit_rate: expected_hit_rate(share), resident_share: share, chunk };
+        let (_, workload) = self.workloads.iter().find(|(n, _)| *n == experts)?;
+        let prompt = flashmill_engine::cost::PROMPT;
+        workload.predict(self.profile, &place, 0, prompt).map(|prediction| prediction.decode_tok_per_s)
+    }
+
+    /// Readers that were measured and are not hopeless.
+    fn readers(&self) -> Vec<Setting> {
+        if self.options.reader != ReaderKind::Auto {
+            return Vec::new();
+        }
+        let all = [ReaderKind::Uring, ReaderKind::Pread, ReaderKind::PageCache].map(Setting::Reader);
+        let speed = |reader: &Setting| self.predict(&[*reader]).unwrap_or(0.0);
+        let best = all.iter().map(speed).fold(0.0, f64::max);
+        all.into_iter().filter(|reader| best > 0.0 && speed(reader) >= PROMISING * best).collect()
+    }
+
+    fn depths(&self) -> Vec<Setting> {
+        let reads = self.checkpoint.bundle_shapes(0).map_or(1, |_| self.plan.experts_per_token);
+        // Fewer than a layer's misses wait for each other; more than a few layers' find nothing to do.
+        let depths = [8, 32, 128].into_iter().filter(|&depth| depth <= 32 || reads > 1);
+        if self.options.depth.is_some() { Vec::new() } else { depths.map(Setting::Depth).collect() }
+    }
+
+    fn io_threads(&self) -> Vec<Setting> {
+        let is_fixed = self.options.io_threads.is_some() || self.options.reader == ReaderKind::Uring;
+        if is_fixed { Vec::new() } else { [2, 4, 8].map(Setting::IoThreads).to_vec() }
+    }
+
+    fn policies(&self) -> Vec<Setting> {
+        let is_given = self.options.policy != PolicyKind::default();
+        if is_given { Vec::new() } else { PolicyKind::ALL.map(Setting::Policy).to_vec() }
+    }
+
+    fn prefetches(&self) -> Vec<Setting> {
+        let is_given = self.options.prefetch != Prefetch::default();
+        if is_given { Vec::new() } else { Prefetch::ALL.map(Setting::Prefetch).to_vec() }
+    }
+
+    /// All processors, one fewer for the system and the disk, half of them.
+    fn threads(&self) -> Vec<Setting> {
+        let most = self.options.n_threads();
+        let mut counts = vec![most, most - 1, most.div_ceil(2)];
+        counts.retain(|&n| n > 0);
+        counts.dedup();
+        if self.options.threads.is_some() {
+            Vec::new()
+        } else {
+            counts.into_iter().map(Setting::Threads).collect()
+        }
+    }
+
+    /// The plan's chunk and shorter ones, whose memory goes to the cache.
+    fn chunks(&self) -> Vec<Setting> {
+        let chunks = [1, 2, 4].map(|part| self.plan.chunk / part).into_iter().filter(|&chunk| chunk >= 32);
+        if self.options.max_chunk.is_some() { Vec::new() } else { chunks.map(Setting::Chunk).collect() }
+    }
+
+    /// All that is left, or less of it: what the page cache does not share is then the system's.
+    fn caches(&self) -> Vec<Setting> {
+        if self.options.cache_bytes.is_some() {
+            return Vec::new();
+        }
+        let part = |quarters| Setting::Cache(Some(self.plan.slot_bytes / 4 * quarters));
+        vec![Setting::Cache(None), part(3), part(2)]
+    }
+}

@@ -1,0 +1,315 @@
+//! `results.tsv`: every experiment a line, written when it is decided; read back to go on.
+
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::TuneError;
+use super::duel::{Verdict, Why};
+use super::setting::Setting;
+
+/// A challenger against the incumbent.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Experiment {
+    /// When it was decided.
+    pub when: String,
+    /// The settings that were best until then.
+    pub incumbent: Vec<Setting>,
+    /// Those that were tried.
+    pub challenger: Vec<Setting>,
+    /// Tokens decoded a second in each run of the incumbent.
+    pub incumbent_runs: Vec<f64>,
+    /// Of the challenger.
+    pub challenger_runs: Vec<f64>,
+    /// Challenger over incumbent, less 1: the estimate, and its bounds; none without runs of both. The bounds of few runs may be infinite.
+    pub gain: Option<[f64; 3]>,
+    /// Picks of the challenger's last run that were in a slot.
+    pub hit_rate: Option<f64>,
+    /// Bytes that a token of it read.
+    pub bytes_per_token: Option<f64>,
+    /// The mean divergence in nats and its upper bound, where it was measured.
+    pub loss: Option<[f64; 2]>,
+    /// How long it took.
+    pub seconds: f64,
+    /// Kept or discarded.
+    pub verdict: Verdict,
+    /// Why.
+    pub why: Why,
+}
+
+const COLUMNS: [&str; 14] = [
+    "when",
+    "verdict",
+    "why",
+    "challenger",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "challenger_tok_per_s",
+    "incumbent_tok_per_s",
+    "hit_rate",
+    "bytes_per_token",
+    "loss_mean_and_high",
+    "seconds",
+    "incumbent",
+];
+
+impl Experiment {
+    /// Runs of both.
+    pub fn n_runs(&self) -> usize {
+        self.incumbent_runs.len() + self.challenger_runs.len()
+    }
+
+    /// The challenger was slower, by `share` or more as it seemed.
+    pub(super) fn is_clear_loss(&self, share: f64) -> bool {
+        self.why == Why::Slower && self.gain.is_some_and(|[estimate, ..]| estimate < -share)
+    }
+
+    /// What differs between the two, as `depth=8 (was 32)`.
+    pub fn change(&self) -> String {
+        let mut text = String::new();
+        for (new, old) in self.challenger.iter().zip(&self.incumbent).filter(|(new, old)| new != old) {
+            let old = old.to_string();
+            let was = old.split_once('=').map_or("", |(_, value)| value);
+            let _ = write!(text, "{}{new} (was {was})", if text.is_empty() { "" } else { ", " });
+        }
+        text
+    }
+
+    fn line(&self) -> String {
+        let settings = |settings: &[Setting]| joined(settings, " ");
+        let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.6}"));
+        let gain = |at: usize| number(self.gain.map(|gain| gain[at]).filter(|gain| gain.is_finite()));
+        let runs = |runs: &[f64]| {
+            let runs: Vec<String> = runs.iter().map(|speed| format!("{speed:.4}")).collect();
+            joined(&runs, ",")
+        };
+        let columns: [String; COLUMNS.len()] = [
+            self.when.clone(),
+            self.verdict.name().to_owned(),
+            self.why.to_string(),
+            settings(&self.challenger),
+            gain(0),
+            gain(1),
+            gain(2),
+            runs(&self.challenger_runs),
+            runs(&self.incumbent_runs),
+            number(self.hit_rate),
+            number(self.bytes_per_token),
+            self.loss.map_or_else(|| "-".to_owned(), |[mean, high]| format!("{mean:.6},{high:.6}")),
+            format!("{:.1}", self.seconds),
+            settings(&self.incumbent),
+        ];
+        let clean = |text: &String| text.replace(|char: char| char.is_control(), " ");
+        columns.iter().map(clean).collect::<Vec<_>>().join("\t")
+    }
+
+    fn read(line: &str) -> Result<Experiment, &'static str> {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let [
+            when,
+            verdict,
+            why,
+            challenger,
+            gain,
+            gain_low,
+            gain_high,
+            challenger_runs,
+            incumbent_runs,
+            hit_rate,
+            bytes_per_token,
+            loss,
+            seconds,
+            incumbent,
+        ] = columns[..]
+        else {
+            return Err("not as many columns as the others");
+        };
+        let estimate = optional(gain)?;
+        let bound = |text, missing: f64| optional(text).map(|bound| bound.unwrap_or(missing));
+        let (low, high) = (bound(gain_low, -1.0)?, bound(gain_high, f64::INFINITY)?);
+        let loss = if loss == "-" { None } else { Some(numbers(loss)?) };
+        let loss = loss.map(|loss| loss.try_into().map_err(|_| "the loss is not two numbers")).transpose()?;
+        Ok(Experiment {
+            when: when.to_owned(),
+            incumbent: settings(incumbent)?,
+            challenger: settings(challenger)?,
+            incumbent_runs: numbers(incumbent_runs)?,
+            challenger_runs: numbers(challenger_runs)?,
+            gain: estimate.map(|estimate| [estimate, low, high]),
+            hit_rate: optional(hit_rate)?,
+            bytes_per_token: optional(bytes_per_token)?,
+            loss,
+            seconds: seconds.parse().map_err(|_| "the seconds are no number")?,
+            verdict: [Verdict::Kept, Verdict::Discarded]
+                .into_iter()
+                .find(|known| known.name() == verdict)
+                .ok_or("the verdict is neither kept nor discarded")?,
+            why: Why::read(why).ok_or("the reason is not known")?,
+        })
+    }
+}
+
+fn joined<T: ToString>(items: &[T], between: &str) -> String {
+    let items: Vec<String> = items.iter().map(T::to_string).collect();
+    if items.is_empty() { "-".to_owned() } else { items.join(between) }
+}
+
+fn settings(text: &str) -> Result<Vec<Setting>, &'static str> {
+    let words = text.split(' ').filter(|word| !word.is_empty() && *word != "-");
+    words.map(|word| word.parse().map_err(|_| "a setting that this version does not know")).collect()
+}
+
+fn optional(text: &str) -> Result<Option<f64>, &'static str> {
+    if text == "-" { Ok(None) } else { text.parse().map(Some).map_err(|_| "a number is none") }
+}
+
+fn numbers(text: &str) -> Result<Vec<f64>, &'static str> {
+    let words = text.split(',').filter(|word| *word != "-");
+    words.map(|word| word.parse().map_err(|_| "a number is none")).collect()
+}
+
+/// The file, open for the next line.
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+}
+
+/// No journal is longer: a line is some 500 bytes.
+const MAX_BYTES: u64 = 64 << 20;
+
+impl Journal {
+    /// Opens the journal at `path`, which is begun if there is none, and gives what it holds. `conditions` are what results can be
+    /// compared under. A last line that was not written to its end is cut off.
+    pub fn open(path: &Path, conditions: &str) -> Result<(Journal, Vec<Experiment>), TuneError> {
+        let cannot = |what| move |error| TuneError::File { what, path: path.to_owned(), error };
+        let text = match fs::metadata(path) {
+            Ok(metadata) if metadata.len() > MAX_BYTES => {
+                return Err(cannot("read")(io::Error::other("it is larger than 64 MiB")));
+            }
+            Ok(_) => fs::read_to_string(path).map_err(cannot("read"))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) => return Err(cannot("read")(error)),
+        };
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let first = format!("# flashmill tune: {}", conditions.replace(|char: char| char.is_control(), " "));
+        let mut lines = text[..whole].lines();
+        let experiments = match lines.next() {
+            None => Vec::new(),
+            Some(found) if found == first => read_lines(path, lines.skip(1))?,
+            Some(found) => {
+                return Err(TuneError::OtherJournal {
+                    path: path.to_owned(),
+                    found: found.chars().take(300).collect(),
+                    expected: first,
+                });
+            }
+        };
+        let options = OpenOptions::new().create(true).truncate(false).write(true).clone();
+        let mut file = options.open(path).map_err(cannot("write"))?;
+        file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(cannot("write"))?;
+        let mut journal = Journal { path: path.to_owned(), file };
+        if whole == 0 {
+            journal.write(&format!("{first}\n{}\n", COLUMNS.join("\t")))?;
+        }
+        Ok((journal, experiments))
+    }
+
+    /// Appends a line, and has it on the disk.
+    pub fn append(&mut self, experiment: &Experiment) -> Result<(), TuneError> {
+        self.write(&(experiment.line() + "\n"))
+    }
+
+    fn write(&mut self, text: &str) -> Result<(), TuneError> {
+        let written = self.file.write_all(text.as_bytes()).and_then(|()| self.file.sync_data());
+        written.map_err(|error| TuneError::File { what: "write", path: self.path.clone(), error })
+    }
+}
+
+fn read_lines<'a>(path: &Path, lines: impl Iterator<Item = &'a str>) -> Result<Vec<Experiment>, TuneError> {
+    let read = |(at, line): (usize, &str)| {
+        // Two lines stand before the first result.
+        Experiment::read(line).map_err(|what| TuneError::Line { path: path.to_owned(), line: at + 3, what })
+    };
+    lines.enumerate().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn experiments() -> [Experiment; 2] {
+        let settings = |text: &str| settings(text).unwrap();
+        let kept = Experiment {
+            when: "2026-01-02T03:04:05Z".into(),
+            incumbent: settings("depth=32 cache=all"),
+            challenger: settings("depth=8 cache=1000"),
+            incumbent_runs: vec![10.0, 10.5],
+            challenger_runs: vec![12.0, 12.25],
+            gain: Some([0.2, 0.1, 0.3]),
+            hit_rate: Some(0.75),
+            bytes_per_token: Some(1e6),
+            loss: Some([0.01, 0.02]),
+            seconds: 12.5,
+            verdict: Verdict::Kept,
+            why: Why::Faster,
+        };
+        let crashed = Experiment {
+            incumbent_runs: Vec::new(),
+            challenger_runs: Vec::new(),
+            gain: None,
+            hit_rate: None,
+            bytes_per_token: None,
+            loss: None,
+            verdict: Verdict::Discarded,
+            why: Why::Failed("signal: 11: what it said".into()),
+            ..kept.clone()
+        };
+        [kept, crashed]
+    }
+
+    #[test]
+    fn a_journal_is_read_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("results.tsv");
+        let (mut journal, found) = Journal::open(&path, "a model").unwrap();
+        assert!(found.is_empty());
+        for experiment in experiments() {
+            journal.append(&experiment).unwrap();
+        }
+        drop(journal);
+        let (_, found) = Journal::open(&path, "a model").unwrap();
+        assert_eq!(found, experiments());
+        assert_eq!(found[0].change(), "depth=8 (was 32), cache=1000 (was all)");
+        let other = Journal::open(&path, "another model").err().unwrap().to_string();
+        assert!(other.contains("a model") && other.contains("another model") && other.contains("--results"));
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_is_dropped_and_a_damaged_one_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("results.tsv");
+        let (mut journal, _) = Journal::open(&path, "a model").unwrap();
+        let [kept, crashed] = experiments();
+        journal.append(&kept).unwrap();
+        let whole = fs::read_to_string(&path).unwrap();
+        journal.append(&crashed).unwrap();
+        let both = fs::read_to_string(&path).unwrap();
+        for cut in whole.len()..both.len() {
+            fs::write(&path, &both[..cut]).unwrap();
+            let (mut journal, found) = Journal::open(&path, "a model").unwrap();
+            assert_eq!(found, std::slice::from_ref(&kept));
+            journal.append(&crashed).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), both, "cut at {cut}");
+        }
+        // Also in the two lines at the beginning.
+        for cut in [0, 5, whole.find('\n').unwrap()] {
+            fs::write(&path, &both[..cut]).unwrap();
+            assert!(Journal::open(&path, "a model").unwrap().1.is_empty());
+        }
+        fs::write(&path, both.replace("kept", "liked")).unwrap();
+        let error = Journal::open(&path, "a model").err().unwrap().to_string();
+        assert!(error.contains("line 3") && error.contains("neither kept nor discarded"), "{error}");
+    }
+}
