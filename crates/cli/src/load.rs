@@ -33,6 +33,12 @@ pub(crate) fn open_model(path: &Path, options: &EngineOptions) -> Result<Model> 
 
 /// What changes the answers must be said.
 pub(crate) fn warn(plan: &Plan) {
+    if plan.cache_aware > 0.0 {
+        note!(
+            "warning: cache-aware routing gives up to {} of each choice of experts; answers depend on what is in the cache",
+            plan.cache_aware
+        );
+    }
     let (used, own) = (plan.experts_per_token, plan.model_experts_per_token);
     if used < own {
         note!(

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use flashmill_engine::{
-    Opening, Overlap, Part, Prefetch, Session, SessionStats, StoreStats, human_bytes, machine,
+    Opening, Overlap, Part, Prefetch, Session, SessionStats, StoreStats, Swaps, human_bytes, machine,
 };
 use serde_json::{Value, json};
 
@@ -17,6 +17,8 @@ pub(crate) struct Report {
     budget_bytes: u64,
     backend: String,
     reader: String,
+    /// The share that may be given up, and what was.
+    cache_aware: (f64, Swaps),
 }
 
 impl Report {
@@ -31,6 +33,7 @@ impl Report {
             budget_bytes: plan.ram_bytes,
             backend: plan.backend.clone(),
             reader: session.engine().model().store().reader_name().to_owned(),
+            cache_aware: (plan.cache_aware, session.engine().model().swaps()),
         }
     }
 
@@ -59,6 +62,15 @@ impl Report {
         let (used, own) = self.experts;
         if used != own {
             let _ = write!(line, " | {used} experts per token instead of {own}");
+        }
+        let (share, swaps) = self.cache_aware;
+        if share > 0.0 {
+            let _ = write!(
+                line,
+                " | cache-aware {share}: {:.1} % of the picks replaced, {:.2} % of the router's choice given up",
+                100.0 * swaps.swapped_share(),
+                100.0 * swaps.mean_given_up()
+            );
         }
         line
     }
@@ -89,6 +101,10 @@ impl Report {
             "ram_bytes": self.budget_bytes,
             "experts_per_token": self.experts.0,
             "model_experts_per_token": self.experts.1,
+            "cache_aware": self.cache_aware.0,
+            "picks_replaced_share": self.cache_aware.1.swapped_share(),
+            "router_share_given_up": self.cache_aware.1.mean_given_up(),
+            "router_share_given_up_most": self.cache_aware.1.most,
             "backend": self.backend,
             "reader": self.reader,
         })

@@ -28,7 +28,12 @@ impl Identity {
     pub(crate) fn new(checkpoint: &Checkpoint, plan: &Plan, options: &EngineOptions) -> Identity {
         // The spec holds what the config says.
         let spec = checkpoint.spec();
-        let settings = format!("{spec:?} {:?} {:?} {}", options.backend, options.kv, plan.experts_per_token);
+        let mut settings =
+            format!("{spec:?} {:?} {:?} {}", options.backend, options.kv, plan.experts_per_token);
+        if plan.cache_aware > 0.0 {
+            // Its states are not those that the model itself would have.
+            settings += &format!(" {}", plan.cache_aware);
+        }
         Identity { files: files_of(checkpoint), settings }
     }
 

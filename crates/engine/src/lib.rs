@@ -51,6 +51,6 @@ pub use flashmill_checkpoint::{
 };
 pub use flashmill_kernels::{KvKind, Level, Picks};
 pub use flashmill_model::{
-    Model, ModelError, Observer, Overlap, Part, Prefetch, Route, Sequence, State, Timing, Wanted,
+    Model, ModelError, Observer, Overlap, Part, Prefetch, Route, Sequence, State, Swaps, Timing, Wanted,
 };
 pub use flashmill_store::{PolicyKind, ReaderKind, Stats as StoreStats};

@@ -74,6 +74,8 @@ pub struct Plan {
     pub experts_per_token: usize,
     /// Experts that the model itself would use.
     pub model_experts_per_token: usize,
+    /// The share of the router's probability that may be given up for experts in the cache; 0 if answers do not depend on the cache.
+    pub cache_aware: f64,
     /// What computes.
     pub backend: String,
     /// How fast it will be, if the machine was measured: a prompt of [`cost::PROMPT`] tokens, then decoding.
@@ -113,6 +115,7 @@ impl Plan {
                     n_states: comfort.n_states + 2 * (sessions - 1),
                     experts_per_token: options.experts_per_token,
                     prefetch: options.prefetch,
+                    cache_aware: options.cache_aware,
                     store: options.store(),
                 };
                 let footprint = Footprint::of(checkpoint, options.make_backend()?, &model)?;
@@ -182,6 +185,7 @@ impl Plan {
             n_states: model.n_states,
             experts_per_token,
             model_experts_per_token: spec.moe.map_or(0, |moe| moe.top_k),
+            cache_aware: options.cache_aware,
             backend: options.make_backend()?.name(),
             predicted: None,
             model,

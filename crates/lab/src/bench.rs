@@ -167,10 +167,12 @@ impl Runner<'_> {
             self.decode(&mut state, WARM_TOKENS)?;
         }
         let before = self.model.store_stats();
+        let swaps = self.model.swaps();
         let times = self.times();
         let (n_decoded, decode) = self.decode(&mut state, self.options.decode_tokens)?;
         let parts = self.parts_since(&times, n_decoded);
         let stats = self.model.store_stats().since(&before);
+        let swaps = self.model.swaps().since(&swaps);
         let per_token = |n: u64| n as f64 / n_decoded as f64;
         let picks = stats.hits + stats.misses;
         let at = filled + n_prompt + n_decoded / 2;
@@ -190,6 +192,8 @@ impl Runner<'_> {
             disk_gb_per_s: stats.bytes_from_device as f64 / busy_ns,
             disk_idle_share: (1.0 - busy_ns / decode.as_nanos() as f64).clamp(0.0, 1.0),
             active_bytes_per_token: self.active + self.plan.expert_bytes_per_token + self.state_bytes(at),
+            picks_replaced_share: swaps.swapped_share(),
+            router_share_given_up: swaps.mean_given_up(),
             parts,
             prompt_parts,
             predicted: None,

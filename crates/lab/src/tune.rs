@@ -24,8 +24,8 @@ pub use child::{ChildSurface, Failure, output_within};
 pub use drive::{Outcome, Tuner, tune};
 pub use duel::{Rule, Verdict, Why};
 pub use grid::{Candidates, Grid, Knob};
-pub use journal::{Experiment, Journal};
-pub use loss::{LossError, loss};
+pub use journal::{Basis, Experiment, Journal};
+pub use loss::{Loss, LossError, loss};
 pub use search::{Point, Search};
 pub use setting::{Setting, UnknownSetting};
 

@@ -7,6 +7,14 @@ pub enum ModelError {
     /// A weight could not be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What cache-aware routing may give up is no share.
+    #[error(
+        "cache-aware routing may give up {share} of the router's probability; must be at least 0 and below 1"
+    )]
+    CacheAware {
+        /// Asked for.
+        share: f64,
+    },
     /// More experts per token than there are.
     #[error(
         "{wanted} experts per token were asked for, the model has {n_experts} a layer; ask for 1 to {n_experts}"

@@ -458,6 +458,13 @@ fn mixture(
     b.route(work.router_logits, n, sizes.n_experts, sizes.normalize_top_k, &mut host.picks);
     if let Some(route) = &mut pass.route {
         route.route(pass.layer, n, &mut host.picks);
+    } else if let Some(near) = &mut host.near {
+        // Only what is decoded: a prompt's chunk reads nearly everything anyway.
+        for row in pass.segments.iter().filter(|segment| segment.n_rows == 1).map(|segment| segment.first_row)
+        {
+            let picks = &mut host.picks;
+            near.prefer(b, work.router_logits, row, sizes.normalize_top_k, picks, pass.layer, store);
+        }
     }
     pass.watch.picks(pass.layer, &host.picks, n);
     let Host { picks, union, terms, guess: guessed, ahead, .. } = host;

@@ -7,6 +7,7 @@
 mod error;
 mod forward;
 mod load;
+mod near;
 mod observe;
 mod options;
 mod snapshot;
@@ -18,6 +19,7 @@ mod work;
 pub use error::ModelError;
 pub use forward::{MAX_SEQUENCES, Sequence, Wanted};
 pub use load::{Footprint, Model, ResidentTrunk};
+pub use near::Swaps;
 pub use observe::{Observer, Route};
 pub use options::{ModelOptions, Prefetch};
 pub use snapshot::Restoring;

@@ -12,7 +12,7 @@ use crate::state::{Free, Pool};
 use crate::timing::Timing;
 use crate::weights::{self, Loader, Weights};
 use crate::work::Work;
-use crate::{ModelError, ModelOptions, Route, State};
+use crate::{ModelError, ModelOptions, Route, State, Swaps};
 
 /// A loaded model: trunk resident, bundles behind the store.
 pub struct Model {
@@ -132,6 +132,7 @@ impl Model {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<Model, ModelError> {
         options.top_k(checkpoint.spec())?;
+        options.check_cache_aware()?;
         let trunk = ResidentTrunk::read(checkpoint, backend, options.store.reader, progress)?;
         Model::new(checkpoint, trunk, options)
     }
@@ -156,6 +157,7 @@ impl Model {
         let ResidentTrunk { mut backend, weights, files, .. } = trunk;
         let spec = checkpoint.spec().clone();
         let top_k = options.top_k(&spec)?;
+        options.check_cache_aware()?;
         let work = Work::new(backend.as_mut(), &spec, &options, top_k);
         reserve(backend.as_mut(), checkpoint, &options);
         backend.kv_cache(options.kv_shape(&spec), options.n_pages());
@@ -192,6 +194,11 @@ impl Model {
     /// Reads, hits and waits since loading.
     pub fn store_stats(&self) -> Stats {
         self.store.stats()
+    }
+
+    /// What cache-aware routing has done since loading; nothing where it is off.
+    pub fn swaps(&self) -> Swaps {
+        self.work.host.near.as_ref().map_or_else(Swaps::default, |near| near.swaps)
     }
 
     /// Picks experts in the routers' place from now on.

@@ -26,6 +26,9 @@ pub struct ModelOptions {
     pub experts_per_token: Option<usize>,
     /// What is read ahead of the routers in decode.
     pub prefetch: Prefetch,
+    /// The share of the router's probability that a layer of a decoded token may give up for experts that are in a slot, from 0 (off, and the
+    /// same bits whatever the cache holds) to below 1.
+    pub cache_aware: f64,
     /// Reader, slots and policy.
     pub store: StoreOptions,
 }
@@ -93,6 +96,7 @@ impl Default for ModelOptions {
             n_states: 3,
             experts_per_token: None,
             prefetch: Prefetch::Off,
+            cache_aware: 0.0,
             store: StoreOptions::default(),
         }
     }
@@ -107,6 +111,14 @@ impl ModelOptions {
             return Err(ModelError::ExpertsPerToken { wanted, n_experts: moe.n_experts });
         }
         Ok(wanted)
+    }
+
+    /// Whether what may be given up makes sense.
+    pub(crate) fn check_cache_aware(&self) -> Result<(), ModelError> {
+        match self.cache_aware {
+            share if (0.0..1.0).contains(&share) => Ok(()),
+            share => Err(ModelError::CacheAware { share }),
+        }
     }
 
     /// Pages of the KV cache: a full context for each sequence, and for each state the one partly filled page it cannot share.

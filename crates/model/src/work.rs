@@ -4,6 +4,7 @@ use flashmill_checkpoint::{DeltaNetSpec, ModelSpec};
 use flashmill_kernels::{Backend, Buffer, DeltaShape, Picks, Term};
 
 use crate::ModelOptions;
+use crate::near::NearTies;
 use crate::weights::delta_shape;
 
 /// Rows up to which a pass holds every expert's output apart and adds them at the end, so that experts may be computed in the
@@ -85,6 +86,8 @@ pub(crate) struct Host {
     pub picks: Picks,
     /// What the next layer may pick; without experts where nothing is prefetched.
     pub guess: Picks,
+    /// Cache-aware routing, if it is on.
+    pub near: Option<NearTies>,
     /// Bundles of the next layer that are read ahead.
     pub ahead: Vec<u32>,
     pub union: Union,
@@ -238,6 +241,7 @@ impl Host {
                 weights: vec![0.0; n.min(MAX_ARRIVAL_ROWS) * n_guesses],
             },
             ahead: Vec::with_capacity(n_experts.max(n.min(MAX_ARRIVAL_ROWS) * n_guesses)),
+            near: NearTies::new(options.cache_aware as f32, n_experts),
             union: Union::with_capacity(n_experts, n * top_k),
             terms: Vec::with_capacity(n * top_k),
             logit_rows: Vec::with_capacity(options.max_logit_rows),
@@ -254,6 +258,7 @@ impl Host {
             + 2 * self.picks.experts.len()
             + 2 * self.guess.experts.len()
             + self.ahead.capacity()
+            + self.near.as_ref().map_or(0, NearTies::words)
             + 2 * self.union.rows.len()
             + 3 * self.terms.capacity()
             + self.logits.len();

@@ -13,8 +13,8 @@ pub(crate) struct HttpStats {
     pub(crate) responses: [u64; 3],
 }
 
-/// Prometheus' text format.
-pub(crate) fn text(stats: &ServingStats, http: &HttpStats) -> String {
+/// Prometheus' text format. `cache_aware` is the share of the router's probability that may be given up.
+pub(crate) fn text(stats: &ServingStats, http: &HttpStats, cache_aware: f64) -> String {
     let mut out = Metrics(String::with_capacity(8 << 10));
     out.one("uptime_seconds", GAUGE, "Time since the start", stats.uptime.as_secs_f64());
     let outcomes = [("finished", stats.finished), ("cancelled", stats.cancelled), ("failed", stats.failed)];
@@ -48,6 +48,12 @@ pub(crate) fn text(stats: &ServingStats, http: &HttpStats) -> String {
         COUNTER,
         "Time of passes for answers alone",
         stats.decode_time.as_secs_f64(),
+    );
+    out.one(
+        "cache_aware_share",
+        GAUGE,
+        "Share of the router's choice that may be given up for experts in the cache; 0: answers are the model's own",
+        cache_aware,
     );
     prefixes(stats, &mut out);
     experts(stats, &mut out);

@@ -13,7 +13,7 @@ use flashmill_engine::{
 };
 use flashmill_lab::eval::{TextOptions, read_text};
 use flashmill_lab::tune::{
-    Candidates, ChildSurface, Experiment, Grid, Journal, Outcome, Rule, Surface as _, TuneError, Tuner,
+    Basis, Candidates, ChildSurface, Experiment, Journal, Outcome, Rule, Surface as _, TuneError, Tuner,
     Verdict, chart, tune as search,
 };
 use serde_json::json;
@@ -37,9 +37,8 @@ pub(crate) fn tune(flags: TuneFlags) -> Result<ExitCode> {
     let model = ModelPath::find(&flags.model)?;
     let path = model.path();
     // The budget may be a share of what is free just now, and experiments must not differ in it.
-    let mut engine = EngineOptions { profile: None, ..flags.engine.clone() };
+    let engine = EngineOptions { profile: None, ..flags.engine.clone() };
     let plan = Engine::plan_for(path, &engine)?;
-    engine.ram_bytes = Some(plan.ram_bytes);
     let machine = profile::measured(path, &engine, false)?;
     let checkpoint = Checkpoint::open(path)?;
     let candidates = Candidates::new(&checkpoint, &machine, &engine, &plan);
@@ -47,8 +46,10 @@ pub(crate) fn tune(flags: TuneFlags) -> Result<ExitCode> {
     if grid.knobs.is_empty() {
         bail!("there is nothing to try: every option is given by a flag, or has only one value here");
     }
-    let conditions = conditions(&flags, &checkpoint, &plan, &machine, &grid)?;
-    let (mut journal, past) = Journal::open(&flags.results, &conditions)?;
+    let conditions = conditions(&flags, &checkpoint, &machine)?;
+    let basis = Basis { ram_bytes: plan.ram_bytes, grid };
+    let (mut journal, Basis { ram_bytes, grid }, past) = Journal::open(&flags.results, &conditions, basis)?;
+    let measured = EngineOptions { ram_bytes: Some(ram_bytes), ..engine.clone() };
     let mut done = past.clone();
     if !past.is_empty() {
         note!("{} experiments in {}: going on from there", past.len(), flags.results.display());
@@ -56,14 +57,14 @@ pub(crate) fn tune(flags: TuneFlags) -> Result<ExitCode> {
     let begun = Instant::now();
     let start = candidates.start(&grid);
     let result = interrupt.during(|| {
-        let mut surface = surface(&flags, path, &engine, &plan, &interrupt)?;
+        let mut surface = surface(&flags, path, &measured, &plan, &interrupt)?;
         surface.run(&grid.settings(&start)).map_err(TuneError::Start)?;
         surface.limit = LEAST_LIMIT.max(PATIENCE * begun.elapsed());
         let tuner = Tuner {
             grid: &grid,
             start: start.clone(),
             predict: &|settings| candidates.predict(settings),
-            rule: Rule::default(),
+            rule: Rule::default().up_to(flags.pairs),
             max_loss: flags.loss.as_ref().map(|loss| loss.most),
             now: &now,
             elapsed: &|| begun.elapsed().as_secs_f64(),
@@ -84,37 +85,29 @@ pub(crate) fn tune(flags: TuneFlags) -> Result<ExitCode> {
     }
     let outcome = result?;
     drawn.with_context(|| format!("cannot write {}", flags.chart.display()))?;
-    finish(&flags, path, &plan, &outcome)?;
+    finish(&flags, path, ram_bytes, &outcome)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// What results can be compared under.
-fn conditions(
-    flags: &TuneFlags,
-    checkpoint: &Checkpoint,
-    plan: &Plan,
-    machine: &MachineProfile,
-    grid: &Grid,
-) -> Result<String> {
+fn conditions(flags: &TuneFlags, checkpoint: &Checkpoint, machine: &MachineProfile) -> Result<String> {
     let fingerprint = Engine::fingerprint(checkpoint).context("cannot read the model")?;
-    let values = |knob: &flashmill_lab::tune::Knob| {
-        knob.values.iter().map(ToString::to_string).collect::<Vec<_>>().join("|")
-    };
-    let grid: Vec<String> = grid.knobs.iter().map(values).collect();
     let loss = flags.loss.as_ref().map_or_else(String::new, |loss| {
         format!(", loss at most {} on {} tokens of {}", loss.most, loss.n_tokens, loss.text.display())
     });
+    let given: Vec<String> =
+        engine_args(&flags.engine).iter().map(|arg| format!(" {}", arg.to_string_lossy())).collect();
     let runs = &flags.runs;
     Ok(format!(
-        "version {}, model {} ({fingerprint:032x}), {}, budget {}, prompt {}, decode {}, routing {}{loss}, {}",
+        "version {}, model {} ({fingerprint:032x}), {}, {}, prompt {}, decode {}, routing {}{loss}, flags{}",
         env!("CARGO_PKG_VERSION"),
         flags.model.display(),
         machine.backend,
-        plan.ram_bytes,
+        flags.engine.ram_bytes.map_or_else(|| "usual budget".to_owned(), |bytes| format!("budget {bytes}")),
         runs.prompt_tokens,
         runs.decode_tokens,
         runs.routing.as_deref().unwrap_or("its own"),
-        grid.join(" ")
+        given.join("")
     ))
 }
 
@@ -176,6 +169,7 @@ fn engine_args(engine: &EngineOptions) -> Vec<OsString> {
         ("--cache-policy", (engine.policy != PolicyKind::default()).then(|| engine.policy.to_string())),
         ("--cache", engine.cache_bytes.map(|bytes| bytes.to_string())),
         ("--prompt-chunk", engine.max_chunk.map(number)),
+        ("--cache-aware", (engine.cache_aware > 0.0).then(|| engine.cache_aware.to_string())),
         ("--prefetch", (engine.prefetch != Prefetch::default()).then(|| engine.prefetch.to_string())),
     ];
     let given = flags.into_iter().filter_map(|(flag, value)| Some([flag.into(), value?.into()]));
@@ -183,13 +177,13 @@ fn engine_args(engine: &EngineOptions) -> Vec<OsString> {
 }
 
 /// Keeps the winner for later runs, and prints it.
-fn finish(flags: &TuneFlags, path: &Path, plan: &Plan, outcome: &Outcome) -> Result<()> {
+fn finish(flags: &TuneFlags, path: &Path, ram_bytes: u64, outcome: &Outcome) -> Result<()> {
     let found = tuned::Tuned {
         settings: outcome.best.iter().map(ToString::to_string).collect(),
         model: flags.model.display().to_string(),
         when: now(),
         cores: machine::allowed_cores(),
-        ram_bytes: plan.ram_bytes,
+        ram_bytes,
         tok_per_s: outcome.tok_per_s,
         gain: outcome.gain,
         max_loss: flags.loss.as_ref().map(|loss| loss.most),
@@ -269,17 +263,26 @@ fn now() -> String {
     jiff::Timestamp::now().round(jiff::Unit::Second).unwrap_or_else(|_| jiff::Timestamp::now()).to_string()
 }
 
-/// `flashmill loss`, which `tune` starts: the divergence of settings that change answers from the model as it is.
+/// `flashmill loss`, which `tune` starts too: the divergence of settings that change answers from the model as it is, and the reads they save.
 pub(crate) fn loss(flags: &LossFlags) -> Result<ExitCode> {
     let _interrupt = Interrupt::install()?;
     let model = ModelPath::find(&flags.model)?;
-    let options = TextOptions { special_tokens: false, limit: Some(flags.n_tokens) };
+    let options = TextOptions { special_tokens: flags.special_tokens, limit: Some(flags.n_tokens) };
     let tokens = read_text(model.path(), &flags.text, options)?;
-    let reference = EngineOptions { experts_per_token: None, ..flags.engine.clone() };
+    let reference = EngineOptions { experts_per_token: None, cache_aware: 0.0, ..flags.engine.clone() };
     let waiting = tempfile::tempfile().context("cannot make a temporary file for the reference's logits")?;
     let loss = flashmill_lab::tune::loss(model.path(), &reference, &flags.engine, &tokens, waiting)?;
     let bound = |bound: f64| bound.is_finite().then_some(bound);
-    let result = json!({ "mean": loss.estimate, "low": bound(loss.low), "high": bound(loss.high) });
+    let result = json!({
+        "mean": loss.divergence.estimate,
+        "low": bound(loss.divergence.low),
+        "high": bound(loss.divergence.high),
+        "hit_rate": loss.hit_rate,
+        "reference_hit_rate": loss.reference_hit_rate,
+        "picks_replaced_share": loss.swaps.swapped_share(),
+        "router_share_given_up": loss.swaps.mean_given_up(),
+        "router_share_given_up_most": loss.swaps.most,
+    });
     writeln!(io::stdout(), "{result}").context("cannot write to standard output")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -125,6 +125,11 @@ impl EvalFlags {
         if window < 2 {
             bail!("--context {window}: a window needs two tokens at least");
         }
+        if engine.cache_aware > 0.0 {
+            bail!(
+                "--cache-aware acts on decoded tokens, and texts are read in longer passes; see what it loses with `flashmill tune --max-loss`"
+            );
+        }
         let stride = low.stride.unwrap_or(window / 2);
         if stride > window {
             bail!("--stride {stride}: at most the window of {window} tokens (--context)");

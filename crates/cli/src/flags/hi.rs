@@ -418,6 +418,7 @@ pub(super) fn tuned_use(low: &LowEngine) -> TunedUse {
         ("prompt-chunk", low.prompt_chunk.is_some()),
         ("cache", low.cache.is_some()),
         ("experts", !low.experts.is_empty()),
+        ("cache-aware", low.cache_aware > 0.0),
     ];
     let given = given.into_iter().filter_map(|(name, is_given)| is_given.then_some(name)).collect();
     TunedUse { off: low.no_tuned || low.backend == LowBackend::Reference, given }
@@ -449,6 +450,7 @@ pub(super) fn engine_options(low: LowEngine) -> Result<EngineOptions> {
         policy: parsed(low.cache_policy.as_deref()).context("--cache-policy")?,
         cache_bytes: low.cache,
         max_chunk: low.prompt_chunk,
+        cache_aware: low.cache_aware,
         prefetch: parsed(low.prefetch.as_deref()).context("--prefetch")?,
         ..EngineOptions::default()
     })

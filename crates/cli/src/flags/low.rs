@@ -40,8 +40,7 @@ pub(crate) enum LowCommand {
     Eval(LowEval),
     /// Find the settings with which a model is the fastest on this machine
     Tune(LowTune),
-    /// What settings lose, as JSON; `tune` starts it
-    #[command(hide = true)]
+    /// Measure on a text what fewer experts or cache-aware routing lose against the model as it is, and the reads they save; prints JSON
     Loss(LowLoss),
     /// Record which experts the tokens of a prompt and its answer pick
     Trace(LowTrace),
@@ -367,6 +366,10 @@ pub(crate) struct LowEngine {
     /// What is read ahead of the routers: off, router or router-2x; it changes no answer; off if not given
     #[arg(long, value_name = "KIND")]
     pub(crate) prefetch: Option<String>,
+    /// Where the router holds two experts for nearly as good, take the one in the cache: a layer of a decoded token gives up at most this
+    /// share of the router's probability, from 0 (off) to below 1, for example 0.1. Changes answers, which then depend on the cache
+    #[arg(long, value_name = "X", default_value = "0", value_parser = share_below_one)]
+    pub(crate) cache_aware: f64,
     /// Do not use the settings that `tune` found for this model on this machine
     #[arg(long)]
     pub(crate) no_tuned: bool,
@@ -398,6 +401,11 @@ pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
         Ok(n) => Ok(n),
         Err(_) => Err("must be a whole number".to_owned()),
     }
+}
+
+fn share_below_one(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..1.0).contains(share));
+    share.ok_or_else(|| "must be at least 0 and below 1".to_owned())
 }
 
 /// A number from 1 to `MOST`.

@@ -42,6 +42,9 @@ pub(crate) struct LowTune {
     /// Most seconds of each phase of a run
     #[arg(long, value_name = "S", default_value = "10", value_parser = at_least_one)]
     patience: usize,
+    /// Most pairs of runs of one experiment, from 4 to 25: fewer are done sooner, and see less where runs differ much
+    #[arg(long, value_name = "N", default_value = "25", value_parser = clap::value_parser!(u8).range(4..=25))]
+    pairs: u8,
     /// Draw the experts, as `bench` does
     #[arg(long, value_name = "KIND")]
     routing: Option<String>,
@@ -61,6 +64,7 @@ pub(crate) struct TuneFlags {
     pub(crate) results: PathBuf,
     pub(crate) chart: PathBuf,
     pub(crate) runs: Runs,
+    pub(crate) pairs: usize,
     pub(crate) json: bool,
 }
 
@@ -80,14 +84,19 @@ pub(crate) struct Runs {
     pub(crate) routing: Option<String>,
 }
 
-/// As they are typed: what `tune` starts to measure a loss.
+/// As they are typed.
 #[derive(Debug, Args)]
 pub(crate) struct LowLoss {
     #[command(flatten)]
     model: LowModel,
+    /// The text
     #[arg(long, value_name = "FILE")]
     text: PathBuf,
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    /// The names of special tokens in the text, such as <|im_start|>, are those tokens
+    #[arg(long)]
+    special_tokens: bool,
+    /// Tokens of it that are decoded, each in windows of 32
+    #[arg(long, value_name = "N", default_value = "256", value_parser = at_least_one)]
     text_tokens: usize,
     #[command(flatten)]
     engine: LowEngine,
@@ -98,6 +107,7 @@ pub(crate) struct LossFlags {
     pub(crate) model: PathBuf,
     pub(crate) engine: EngineOptions,
     pub(crate) text: PathBuf,
+    pub(crate) special_tokens: bool,
     pub(crate) n_tokens: usize,
 }
 
@@ -120,6 +130,7 @@ impl TuneFlags {
                 patience: low.patience,
                 routing: low.routing,
             },
+            pairs: usize::from(low.pairs),
             json: low.json,
         })
     }
@@ -131,6 +142,7 @@ impl LossFlags {
             model: low.model.model,
             engine: engine_options(low.engine)?,
             text: low.text,
+            special_tokens: low.special_tokens,
             n_tokens: low.text_tokens,
         })
     }

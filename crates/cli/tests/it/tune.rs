@@ -16,7 +16,7 @@ fn run(home: &Path, line: &str) -> Ran {
 }
 
 /// Reader, depth and the like are given, so that one option is left to try.
-const ONE_KNOB: &str = "--ram 90M --threads 1 --reader pread --depth 16 --io-threads 2 --prefetch router --cache 8M --cache-policy lru --prompt-tokens 8 -n 4";
+const ONE_KNOB: &str = "--ram 90M --threads 1 --reader pread --depth 16 --io-threads 2 --prefetch router --cache 8M --cache-policy lru --prompt-tokens 8 -n 4 --pairs 4";
 
 #[test]
 fn what_is_found_is_kept_used_and_shown() {
@@ -32,8 +32,8 @@ fn what_is_found_is_kept_used_and_shown() {
     assert!(experiments >= 2, "two other lengths of chunks: {found:#}");
 
     let journal = std::fs::read_to_string(&results).expect("a journal");
-    assert_eq!(journal.lines().count() as u64, 2 + experiments, "{journal}");
-    assert!(journal.lines().skip(2).all(|line| line.split('\t').count() == 14), "{journal}");
+    assert_eq!(journal.lines().count() as u64, 3 + experiments, "{journal}");
+    assert!(journal.lines().skip(3).all(|line| line.split('\t').count() == 14), "{journal}");
     let svg = std::fs::read_to_string(results.with_extension("svg")).expect("a chart");
     assert_eq!(svg.matches("<circle").count() as u64, experiments);
 
@@ -77,14 +77,26 @@ fn losses_are_measured_and_bounded() {
     );
     assert!(loss("--experts 5")["mean"].as_f64().expect("a number") < number("mean"));
 
+    let aware = loss("--ram 90M --cache 4M --cache-aware 0.3");
+    let number = |name: &str| aware[name].as_f64().expect("a number");
+    assert!(number("mean") > 0.0 && number("hit_rate") > number("reference_hit_rate"), "{aware}");
+    assert!(
+        number("picks_replaced_share") > 0.0 && number("router_share_given_up_most") <= 0.3001,
+        "{aware}"
+    );
+    assert_eq!(none["picks_replaced_share"], 0.0);
+
     let results = home.path().join("results.tsv");
     let line = format!(
-        "tune demo --time 4s --max-loss 0.000001 --text {} --text-tokens 64 --results {} {ONE_KNOB} --prompt-chunk 64 --json",
+        "tune demo --time 1h --max-loss 0.0000001 --text {} --text-tokens 64 --results {} {ONE_KNOB} --prompt-chunk 64 --json",
         text(&words),
         text(&results)
     );
     let found = run(home.path(), &line).json();
-    assert_eq!(found["tuned"]["settings"], serde_json::json!(["experts=6"]), "{found:#}");
+    assert_eq!(found["tuned"]["settings"], serde_json::json!(["experts=6", "cache-aware=0"]), "{found:#}");
+    let journal = std::fs::read_to_string(&results).expect("a journal");
+    let rows: Vec<&str> = journal.lines().skip(3).collect();
+    assert!(!rows.is_empty() && rows.iter().all(|row| row.contains("loses too much")), "{journal}");
     run(home.path(), &format!("tune demo --max-loss 0 --text {}", text(&words)))
         .fails_with(&["--max-loss", "above 0"]);
     assert_eq!(run(home.path(), "tune demo --max-loss 1").code, Some(2), "no text");
@@ -99,12 +111,15 @@ fn an_interrupt_leaves_a_whole_journal() {
     use std::process::Stdio;
     let home = tempfile::tempdir().expect("a directory");
     let results = home.path().join("results.tsv");
-    let line = format!("tune demo --time 1h --ram 60M --prompt-tokens 8 -n 4 --results {}", text(&results));
+    let line = format!(
+        "tune demo --time 1h --ram 60M --prompt-tokens 8 -n 4 --pairs 4 --results {}",
+        text(&results)
+    );
     let mut command = program(home.path());
     command.args(line.split(' ')).process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().expect("the program starts");
     let n_lines = || std::fs::read_to_string(&results).map_or(0, |text| text.lines().count());
-    while n_lines() < 3 {
+    while n_lines() < 4 {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     let group = format!("-{}", child.id());
@@ -114,7 +129,7 @@ fn an_interrupt_leaves_a_whole_journal() {
     assert_eq!(ran.code, Some(130), "{ran:#?}");
     assert!(ran.stderr.contains("goes on where it was"), "{ran:#?}");
     let journal = std::fs::read_to_string(&results).expect("a journal");
-    assert!(journal.ends_with('\n') && journal.lines().skip(2).all(|line| line.split('\t').count() == 14));
+    assert!(journal.ends_with('\n') && journal.lines().skip(3).all(|line| line.split('\t').count() == 14));
     assert!(!journal.contains("130"), "the run that was interrupted is no result: {journal}");
     assert!(results.with_extension("svg").exists());
 }

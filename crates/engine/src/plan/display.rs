@@ -43,6 +43,13 @@ impl std::fmt::Display for Plan {
             Prefetch::Router | Prefetch::Router2 => "by --prefetch",
         };
         write!(f, "prefetch              {} ({note})", self.model.prefetch)?;
+        if self.cache_aware > 0.0 {
+            write!(
+                f,
+                "\ncache-aware           {} (answers depend on what is in the cache)",
+                self.cache_aware
+            )?;
+        }
         let Some(predicted) = &self.predicted else { return Ok(()) };
         write!(
             f,

@@ -75,6 +75,8 @@ pub struct Settings {
     pub backend: String,
     /// How experts are read.
     pub reader: String,
+    /// The share of the router's probability that a token's layer may give up for experts in the cache; 0 if results do not depend on it.
+    pub cache_aware: f64,
     /// Skew and reuse of drawn picks, if they were drawn.
     pub routing: Option<(f64, f64)>,
     /// Time for opening the model.
@@ -112,6 +114,10 @@ pub struct Row {
     pub disk_idle_share: f64,
     /// Bytes of weights and state that a decoded token touches.
     pub active_bytes_per_token: u64,
+    /// Share of the picks that cache-aware routing replaced.
+    pub picks_replaced_share: f64,
+    /// Mean share of the router's probability that it gave up in a token's layer.
+    pub router_share_given_up: f64,
     /// Where the time of a decoded token went.
     pub parts: Vec<PartTime>,
     /// Where the time of a prompt token went.
@@ -174,6 +180,7 @@ impl BenchReport {
                 chunk: plan.chunk,
                 backend: plan.backend.clone(),
                 reader,
+                cache_aware: plan.cache_aware,
                 routing: options.routing.map(|Drawn { skew, reuse, .. }| (skew, reuse)),
                 load_seconds,
             },
@@ -187,8 +194,17 @@ impl BenchReport {
         let mut line = |what: &str, value: String| {
             let _ = writeln!(text, "{what:<10}{value}");
         };
-        let Settings { ram_bytes, slot_bytes, resident_share, chunk, backend, reader, routing, load_seconds } =
-            &self.settings;
+        let Settings {
+            ram_bytes,
+            slot_bytes,
+            resident_share,
+            chunk,
+            backend,
+            reader,
+            routing,
+            load_seconds,
+            ..
+        } = &self.settings;
         let ram =
             self.machine.ram_bytes.map_or_else(String::new, |bytes| format!(", {}", human_bytes(bytes)));
         line("model", self.model.clone());
@@ -215,6 +231,15 @@ impl BenchReport {
                 |(skew, reuse)| format!("drawn, skew {skew}, reuse {reuse}; no predictor"),
             ),
         );
+        if self.settings.cache_aware > 0.0 {
+            line(
+                "warning",
+                format!(
+                    "cache-aware routing, {} at most: NOT the model's own choice of experts",
+                    self.settings.cache_aware
+                ),
+            );
+        }
         line("load", format!("{load_seconds:.2} s"));
         text += "\n context  prompt tok/s  decode tok/s  read/token   hits  read p50/p99 ms  wait ms  in flight GB/s    idle  memory GB/s  of peak\n";
         for row in &self.rows {
@@ -252,6 +277,15 @@ impl BenchReport {
                 100.0 * predicted.hit_rate,
                 row.prefill_tok_per_s / predicted.prefill_tok_per_s,
                 row.decode_tok_per_s / predicted.decode_tok_per_s,
+            );
+        }
+        for row in self.rows.iter().filter(|_| self.settings.cache_aware > 0.0) {
+            let _ = writeln!(
+                text,
+                "{:>8}  cache-aware: {:.1} % of the picks replaced, {:.2} % of the router's choice given up",
+                row.context,
+                100.0 * row.picks_replaced_share,
+                100.0 * row.router_share_given_up
             );
         }
         for (what, parts) in [

@@ -67,6 +67,11 @@ pub enum Why {
 const EARLY: usize = 3;
 
 impl Rule {
+    /// The same with no more than `pairs` pairs of runs, 4 at the least.
+    pub fn up_to(self, pairs: usize) -> Rule {
+        Rule { looks: self.looks.map(|look| look.min(pairs).max(4)), ..self }
+    }
+
     /// The most pairs of runs.
     pub fn max_pairs(&self) -> usize {
         self.looks[self.looks.len() - 1]

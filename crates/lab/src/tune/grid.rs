@@ -4,7 +4,7 @@ use flashmill_engine::cost::{MachineProfile, Setting as Place, Workload, expecte
 use flashmill_engine::{Checkpoint, EngineOptions, Plan, PolicyKind, Prefetch, ReaderKind};
 
 use super::search::Point;
-use super::setting::Setting;
+use super::setting::{Setting, UnknownSetting};
 
 /// Readers for which less than this share of the best one's speed is predicted are not tried.
 const PROMISING: f64 = 0.5;
@@ -21,6 +21,28 @@ pub struct Knob {
 pub struct Grid {
     /// One for each option.
     pub knobs: Vec<Knob>,
+}
+
+impl std::fmt::Display for Grid {
+    /// `depth=8|depth=32 threads=2|threads=1`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (at, knob) in self.knobs.iter().enumerate() {
+            f.write_str(if at == 0 { "" } else { " " })?;
+            for (at, value) in knob.values.iter().enumerate() {
+                write!(f, "{}{value}", if at == 0 { "" } else { "|" })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::str::FromStr for Grid {
+    type Err = UnknownSetting;
+
+    fn from_str(text: &str) -> Result<Grid, UnknownSetting> {
+        let knob = |word: &str| word.split('|').map(str::parse).collect::<Result<Vec<Setting>, _>>();
+        Ok(Grid::new(text.split_whitespace().map(knob).collect::<Result<Vec<_>, _>>()?))
+    }
 }
 
 impl Grid {
@@ -104,6 +126,9 @@ impl<'a> Candidates<'a> {
             let most = self.plan.experts_per_token;
             knobs.push((most.div_ceil(2).max(1)..=most).rev().map(Setting::Experts).collect());
         }
+        if lossy && streamed && self.options.cache_aware == 0.0 {
+            knobs.push([0, 50, 100, 200, 400].map(Setting::CacheAware).to_vec());
+        }
         Grid::new(knobs)
     }
 
@@ -119,6 +144,7 @@ impl<'a> Candidates<'a> {
             Setting::Chunk(n) => n == self.plan.chunk,
             Setting::Cache(bytes) => bytes.is_none(),
             Setting::Experts(n) => n == self.plan.experts_per_token,
+            Setting::CacheAware(thousandths) => thousandths == 0,
         };
         grid.knobs.iter().map(|knob| knob.values.iter().position(is_usual).unwrap_or(0)).collect()
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::TuneError;
 use super::duel::{Verdict, Why};
+use super::grid::Grid;
 use super::setting::Setting;
 
 /// A challenger against the incumbent.
@@ -170,19 +171,46 @@ fn numbers(text: &str) -> Result<Vec<f64>, &'static str> {
     words.map(|word| word.parse().map_err(|_| "a number is none")).collect()
 }
 
+/// What a search begins with and depends on the moment: memory is measured, and sizes follow from it. A search that goes on keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Basis {
+    /// The budget of every run.
+    pub ram_bytes: u64,
+    /// What may be tried.
+    pub grid: Grid,
+}
+
+impl Basis {
+    fn line(&self) -> String {
+        format!("# budget {} grid {}", self.ram_bytes, self.grid)
+    }
+
+    fn read(line: &str) -> Option<Basis> {
+        let (ram_bytes, grid) = line.strip_prefix("# budget ")?.split_once(" grid ")?;
+        Some(Basis { ram_bytes: ram_bytes.parse().ok()?, grid: grid.parse().ok()? })
+    }
+}
+
 /// The file, open for the next line.
 pub struct Journal {
     path: PathBuf,
     file: File,
 }
 
+/// Lines before the first result: conditions, basis, columns.
+const N_HEAD: usize = 3;
+
 /// No journal is longer: a line is some 500 bytes.
 const MAX_BYTES: u64 = 64 << 20;
 
 impl Journal {
-    /// Opens the journal at `path`, which is begun if there is none, and gives what it holds. `conditions` are what results can be
-    /// compared under. A last line that was not written to its end is cut off.
-    pub fn open(path: &Path, conditions: &str) -> Result<(Journal, Vec<Experiment>), TuneError> {
+    /// Opens the journal at `path`, which is begun on `basis` if there is none, and gives the basis that it has and the experiments.
+    /// `conditions` are what results can be compared under. A last line that was not written to its end is cut off.
+    pub fn open(
+        path: &Path,
+        conditions: &str,
+        basis: Basis,
+    ) -> Result<(Journal, Basis, Vec<Experiment>), TuneError> {
         let cannot = |what| move |error| TuneError::File { what, path: path.to_owned(), error };
         let text = match fs::metadata(path) {
             Ok(metadata) if metadata.len() > MAX_BYTES => {
@@ -192,13 +220,21 @@ impl Journal {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(cannot("read")(error)),
         };
-        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let mut whole = text.rfind('\n').map_or(0, |end| end + 1);
+        if text[..whole].lines().count() < N_HEAD {
+            whole = 0;
+        }
         let first = format!("# flashmill tune: {}", conditions.replace(|char: char| char.is_control(), " "));
         let mut lines = text[..whole].lines();
-        let experiments = match lines.next() {
-            None => Vec::new(),
-            Some(found) if found == first => read_lines(path, lines.skip(1))?,
-            Some(found) => {
+        let (basis, experiments) = match (lines.next(), lines.next()) {
+            (None, _) => (basis, Vec::new()),
+            (Some(found), Some(basis)) if found == first => {
+                let what = "neither a budget nor a grid of this version";
+                let basis =
+                    Basis::read(basis).ok_or(TuneError::Line { path: path.to_owned(), line: 2, what })?;
+                (basis, read_lines(path, lines.skip(1))?)
+            }
+            (Some(found), _) => {
                 return Err(TuneError::OtherJournal {
                     path: path.to_owned(),
                     found: found.chars().take(300).collect(),
@@ -211,9 +247,9 @@ impl Journal {
         file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(cannot("write"))?;
         let mut journal = Journal { path: path.to_owned(), file };
         if whole == 0 {
-            journal.write(&format!("{first}\n{}\n", COLUMNS.join("\t")))?;
+            journal.write(&format!("{first}\n{}\n{}\n", basis.line(), COLUMNS.join("\t")))?;
         }
-        Ok((journal, experiments))
+        Ok((journal, basis, experiments))
     }
 
     /// Appends a line, and has it on the disk.
@@ -229,8 +265,8 @@ impl Journal {
 
 fn read_lines<'a>(path: &Path, lines: impl Iterator<Item = &'a str>) -> Result<Vec<Experiment>, TuneError> {
     let read = |(at, line): (usize, &str)| {
-        // Two lines stand before the first result.
-        Experiment::read(line).map_err(|what| TuneError::Line { path: path.to_owned(), line: at + 3, what })
+        let line_of = at + N_HEAD + 1;
+        Experiment::read(line).map_err(|what| TuneError::Line { path: path.to_owned(), line: line_of, what })
     };
     lines.enumerate().map(read).collect()
 }
@@ -238,6 +274,10 @@ fn read_lines<'a>(path: &Path, lines: impl Iterator<Item = &'a str>) -> Result<V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn basis(ram_bytes: u64) -> Basis {
+        Basis { ram_bytes, grid: "depth=32|depth=8 cache=all|cache=1000".parse().unwrap() }
+    }
 
     fn experiments() -> [Experiment; 2] {
         let settings = |text: &str| settings(text).unwrap();
@@ -273,16 +313,17 @@ mod tests {
     fn a_journal_is_read_back() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("results.tsv");
-        let (mut journal, found) = Journal::open(&path, "a model").unwrap();
-        assert!(found.is_empty());
+        let (mut journal, first, found) = Journal::open(&path, "a model", basis(1 << 30)).unwrap();
+        assert!(found.is_empty() && first == basis(1 << 30));
         for experiment in experiments() {
             journal.append(&experiment).unwrap();
         }
         drop(journal);
-        let (_, found) = Journal::open(&path, "a model").unwrap();
+        let (_, first, found) = Journal::open(&path, "a model", basis(2 << 30)).unwrap();
+        assert_eq!(first, basis(1 << 30), "that of the beginning");
         assert_eq!(found, experiments());
         assert_eq!(found[0].change(), "depth=8 (was 32), cache=1000 (was all)");
-        let other = Journal::open(&path, "another model").err().unwrap().to_string();
+        let other = Journal::open(&path, "another model", basis(1 << 30)).err().unwrap().to_string();
         assert!(other.contains("a model") && other.contains("another model") && other.contains("--results"));
     }
 
@@ -290,7 +331,7 @@ mod tests {
     fn a_line_that_was_cut_off_is_dropped_and_a_damaged_one_is_named() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("results.tsv");
-        let (mut journal, _) = Journal::open(&path, "a model").unwrap();
+        let (mut journal, ..) = Journal::open(&path, "a model", basis(1)).unwrap();
         let [kept, crashed] = experiments();
         journal.append(&kept).unwrap();
         let whole = fs::read_to_string(&path).unwrap();
@@ -298,18 +339,18 @@ mod tests {
         let both = fs::read_to_string(&path).unwrap();
         for cut in whole.len()..both.len() {
             fs::write(&path, &both[..cut]).unwrap();
-            let (mut journal, found) = Journal::open(&path, "a model").unwrap();
+            let (mut journal, _, found) = Journal::open(&path, "a model", basis(1)).unwrap();
             assert_eq!(found, std::slice::from_ref(&kept));
             journal.append(&crashed).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), both, "cut at {cut}");
         }
-        // Also in the two lines at the beginning.
-        for cut in [0, 5, whole.find('\n').unwrap()] {
+        // Also in the lines at the beginning.
+        for cut in [0, 5, whole.find('\n').unwrap(), whole.find(" grid ").unwrap()] {
             fs::write(&path, &both[..cut]).unwrap();
-            assert!(Journal::open(&path, "a model").unwrap().1.is_empty());
+            assert!(Journal::open(&path, "a model", basis(1)).unwrap().2.is_empty());
         }
         fs::write(&path, both.replace("kept", "liked")).unwrap();
-        let error = Journal::open(&path, "a model").err().unwrap().to_string();
-        assert!(error.contains("line 3") && error.contains("neither kept nor discarded"), "{error}");
+        let error = Journal::open(&path, "a model", basis(1)).err().unwrap().to_string();
+        assert!(error.contains("line 4") && error.contains("neither kept nor discarded"), "{error}");
     }
 }

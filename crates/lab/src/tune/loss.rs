@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 use std::path::Path;
 
-use flashmill_engine::{Engine, EngineError, EngineOptions, Sequence, Wanted};
+use flashmill_engine::{Engine, EngineError, EngineOptions, Model, Sequence, Swaps, Wanted};
 
 use crate::eval::divergence;
 use crate::statistics::{Interval, mean};
@@ -27,6 +27,19 @@ pub enum LossError {
     Waiting(#[from] io::Error),
 }
 
+/// What settings lose, and what they save.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Loss {
+    /// In nats a token.
+    pub divergence: Interval,
+    /// Share of the picks of the model as it is that were in a slot.
+    pub reference_hit_rate: f64,
+    /// The same with the settings.
+    pub hit_rate: f64,
+    /// What cache-aware routing did.
+    pub swaps: Swaps,
+}
+
 /// The mean Kullback-Leibler divergence in nats of the next token's distribution with `options` from that with `reference`, over
 /// `tokens` in windows of 32. Each token is read in a pass of its own, as in decoding. The bounds are Student's, of the windows' means; those
 /// of fewer than two windows are infinite.
@@ -38,9 +51,9 @@ pub fn loss(
     options: &EngineOptions,
     tokens: &[u32],
     mut waiting: File,
-) -> Result<Interval, LossError> {
+) -> Result<Loss, LossError> {
     let mut writer = BufWriter::new(&mut waiting);
-    read(path, reference, tokens, &mut |logits| {
+    let own = read(path, reference, tokens, &mut |logits| {
         logits.iter().try_for_each(|logit| writer.write_all(&logit.to_le_bytes()))
     })?;
     writer.flush()?;
@@ -48,7 +61,7 @@ pub fn loss(
     waiting.rewind()?;
     let mut reader = BufReader::new(&mut waiting);
     let (mut bytes, mut expected, mut divergences) = (Vec::new(), Vec::new(), Vec::new());
-    read(path, options, tokens, &mut |logits| {
+    let model = read(path, options, tokens, &mut |logits| {
         bytes.resize(4 * logits.len(), 0);
         reader.read_exact(&mut bytes)?;
         expected.clear();
@@ -59,16 +72,22 @@ pub fn loss(
     let average = |values: &[f64]| values.iter().sum::<f64>() / values.len().max(1) as f64;
     let windows: Vec<f64> = divergences.chunks(WINDOW).map(average).collect();
     let unsure = Interval { estimate: average(&divergences), low: f64::NEG_INFINITY, high: f64::INFINITY };
-    Ok(mean(&windows, CONFIDENCE).unwrap_or(unsure))
+    Ok(Loss {
+        divergence: mean(&windows, CONFIDENCE).unwrap_or(unsure),
+        reference_hit_rate: own.0,
+        hit_rate: model.0,
+        swaps: model.1,
+    })
 }
 
-/// Decodes `tokens` in windows, each from an empty state, and gives `see` the logits after each.
+/// Decodes `tokens` in windows, each from an empty state, and gives `see` the logits after each; then the share of the picks that hit, and what
+/// cache-aware routing did.
 fn read(
     path: &Path,
     options: &EngineOptions,
     tokens: &[u32],
     see: &mut dyn FnMut(&[f32]) -> io::Result<()>,
-) -> Result<(), LossError> {
+) -> Result<(f64, Swaps), LossError> {
     let options =
         EngineOptions { context: Some(options.context.unwrap_or(0).max(WINDOW)), ..options.clone() };
     let (_, mut model) = Engine::open_model(path, &options, &mut |_, _| ())?;
@@ -81,5 +100,10 @@ fn read(
             see(model.logits(0))?;
         }
     }
-    Ok(())
+    Ok((hit_rate(&model), model.swaps()))
+}
+
+fn hit_rate(model: &Model) -> f64 {
+    let stats = model.store_stats();
+    stats.hits as f64 / (stats.hits + stats.misses).max(1) as f64
 }

@@ -26,6 +26,8 @@ pub enum Setting {
     Cache(Option<u64>),
     /// Experts per token.
     Experts(usize),
+    /// Thousandths of the router's probability that may be given up for experts in the cache.
+    CacheAware(u32),
 }
 
 /// A text that names no setting.
@@ -46,12 +48,13 @@ impl Setting {
             Setting::Chunk(_) => "prompt-chunk",
             Setting::Cache(_) => "cache",
             Setting::Experts(_) => "experts",
+            Setting::CacheAware(_) => "cache-aware",
         }
     }
 
     /// It changes answers.
     pub fn is_lossy(&self) -> bool {
-        matches!(self, Setting::Experts(_))
+        matches!(self, Setting::Experts(_) | Setting::CacheAware(1..))
     }
 
     /// The program's flag and its value; none for what is so without a flag.
@@ -71,6 +74,7 @@ impl Setting {
             Setting::Chunk(chunk) => options.max_chunk = Some(chunk),
             Setting::Cache(bytes) => options.cache_bytes = bytes,
             Setting::Experts(experts) => options.experts_per_token = Some(experts),
+            Setting::CacheAware(thousandths) => options.cache_aware = f64::from(thousandths) / 1000.0,
         }
     }
 
@@ -84,6 +88,7 @@ impl Setting {
             | Setting::Threads(n)
             | Setting::Chunk(n)
             | Setting::Experts(n) => n.to_string(),
+            Setting::CacheAware(thousandths) => format!("{}", f64::from(*thousandths) / 1000.0),
             Setting::Cache(bytes) => bytes.map_or_else(|| "all".to_owned(), |bytes| bytes.to_string()),
         }
     }
@@ -113,6 +118,11 @@ impl FromStr for Setting {
             "cache" if value == "all" => Some(Setting::Cache(None)),
             "cache" => value.parse().ok().map(|bytes| Setting::Cache(Some(bytes))),
             "experts" => number().map(Setting::Experts),
+            "cache-aware" => value
+                .parse()
+                .ok()
+                .filter(|share| (0.0..1.0).contains(share))
+                .map(|share: f64| Setting::CacheAware((1000.0 * share).round() as u32)),
             _ => None,
         };
         setting.ok_or_else(unknown)
@@ -136,6 +146,8 @@ mod tests {
             "cache=all",
             "cache=1048576",
             "experts=6",
+            "cache-aware=0",
+            "cache-aware=0.15",
         ] {
             let setting: Setting = text.parse().unwrap();
             assert_eq!(setting.to_string(), text);
@@ -143,7 +155,9 @@ mod tests {
             assert_eq!(setting.flag().is_none(), value == "all");
             assert!(setting.flag().is_none_or(|flag| flag == [format!("--{name}"), value.to_owned()]));
         }
-        for text in ["", "reader", "reader=tape", "depth=0", "depth=-1", "cache=some", "colour=red"] {
+        for text in
+            ["", "reader", "reader=tape", "depth=0", "depth=-1", "cache=some", "cache-aware=1", "colour=red"]
+        {
             assert_eq!(text.parse::<Setting>(), Err(UnknownSetting(text.to_owned())));
         }
     }

@@ -8,7 +8,7 @@ use flashmill_engine::cost::expected_hit_rate;
 use flashmill_engine::{PolicyKind, Prefetch, ReaderKind};
 use flashmill_lab::statistics::Interval;
 use flashmill_lab::tune::{
-    Experiment, Failure, Grid, Journal, Outcome, Point, Rule, Run, Setting, Surface, TuneError, Tuner,
+    Basis, Experiment, Failure, Grid, Journal, Outcome, Point, Rule, Run, Setting, Surface, TuneError, Tuner,
     Verdict, Why, tune,
 };
 
@@ -86,7 +86,7 @@ impl Machine {
                 Setting::Threads(n) => threads = n as f64,
                 Setting::Chunk(n) => chunk = n as f64,
                 Setting::Cache(bytes) => cache = bytes.unwrap_or(CACHE),
-                Setting::Experts(_) => {}
+                Setting::Experts(_) | Setting::CacheAware(_) => {}
             }
         }
         // A shorter chunk leaves more to the cache.
@@ -200,7 +200,9 @@ fn begin<'a>(
 }
 
 fn run(tuner: &Tuner<'_>, surface: &mut dyn Surface, path: &Path) -> Result<Outcome, TuneError> {
-    let (mut journal, past) = Journal::open(path, "simulated")?;
+    let basis = Basis { ram_bytes: 1 << 30, grid: tuner.grid.clone() };
+    let (mut journal, basis, past) = Journal::open(path, "simulated", basis)?;
+    assert_eq!(basis.grid, *tuner.grid, "grids are read back");
     tune(tuner, surface, &mut journal, past, &mut |_| ())
 }
 
@@ -287,7 +289,7 @@ fn small() -> (Grid, Machine) {
 }
 
 fn read(path: &Path) -> Vec<Experiment> {
-    Journal::open(path, "simulated").expect("a whole journal").1
+    Journal::open(path, "simulated", Basis { ram_bytes: 0, grid: Grid::new([]) }).expect("a whole journal").2
 }
 
 #[test]

@@ -235,3 +235,55 @@ fn neighbours_do_not_matter() {
         equal(&format!("{name} after another's rows"), &rows[60..].concat(), &expected_short);
     }
 }
+
+/// What cache-aware routing promises: off is the same bits, and so is on where everything is in a slot or nothing else is near; otherwise it
+/// replaces picks of decoded tokens only, saves reads, and gives up no more than it may.
+#[test]
+fn cache_aware_routing_is_bounded_and_off_by_default() {
+    let name = "qwen3_5_moe_mlx4";
+    let prompt = Golden::open(name).ids("prompt_ids");
+    let store = |slot_bytes| StoreOptions { slot_bytes, ..StoreOptions::default() };
+    let load = |slot_bytes, cache_aware| {
+        let options = ModelOptions { cache_aware, ..with_store(store(slot_bytes)) };
+        fixture::load(name, fixture::cpu(2, None), options)
+    };
+    // Each token in a pass of its own.
+    let decode = |model: &mut Model| {
+        let mut state = model.new_state().unwrap();
+        let mut logits = Vec::new();
+        for token in &prompt {
+            let tokens = std::slice::from_ref(token);
+            let mut batch = [Sequence { state: &mut state, tokens, wanted: Wanted::Last }];
+            model.forward(&mut batch, None, None).unwrap();
+            logits.extend_from_slice(model.logits(0));
+        }
+        bits(logits)
+    };
+    let mut own = load(ALL, 0.0);
+    let expected = decode(&mut own);
+    assert_eq!(own.swaps(), flashmill_model::Swaps::default(), "off does nothing");
+    let few = 400 << 10;
+    let mut streamed = load(few, 0.0);
+    equal("streamed, off", &decode(&mut streamed), &expected);
+    let mut aware = load(few, 0.5);
+    let found = decode(&mut aware);
+    let swaps = aware.swaps();
+    assert!(swaps.swapped > 0 && swaps.picks > swaps.swapped, "{swaps:?}");
+    assert!(swaps.most <= 0.5 + 1e-6 && swaps.given_up > 0.0, "{swaps:?}");
+    assert_ne!(found, expected, "other experts, other bits");
+    let misses = |model: &Model| model.store_stats().misses;
+    assert!(misses(&aware) < misses(&streamed), "{} of {}", misses(&aware), misses(&streamed));
+    // A prompt in one pass is not touched.
+    let mut prompted = load(few, 0.5);
+    let mut state = prompted.new_state().unwrap();
+    fixture::read_all(&mut prompted, &mut state, &prompt, None);
+    assert_eq!(prompted.swaps().rows, 0, "prompts are the model's own");
+    let refused = |cache_aware| {
+        let checkpoint = flashmill_checkpoint::Checkpoint::open(&fixture::path(name)).unwrap();
+        let options = ModelOptions { cache_aware, ..with_store(store(few)) };
+        Model::load(&checkpoint, fixture::cpu(1, None), options, &mut |_, _| ()).err().unwrap().to_string()
+    };
+    for share in [-0.1, 1.0, f64::NAN] {
+        assert!(refused(share).contains("at least 0 and below 1"), "{share}");
+    }
+}

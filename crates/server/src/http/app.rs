@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use axum::http::HeaderValue;
 use tokio::sync::Semaphore;
 
 use crate::forms::Forms;
@@ -24,6 +25,8 @@ pub(super) struct App {
     /// KiB that bodies may still take.
     pub(super) body_kib: Arc<Semaphore>,
     pub(super) is_ending: AtomicBool,
+    /// The share that cache-aware routing may give up, where it is on.
+    pub(super) cache_aware: Option<HeaderValue>,
     pub(super) counters: Counters,
 }
 
@@ -41,7 +44,10 @@ pub(super) struct Counters {
 impl App {
     pub(super) fn new(scheduler: Scheduler, options: ServerOptions, is_loopback: bool) -> App {
         let body_kib = options.limits.all_bodies_bytes.div_ceil(1024).min(Semaphore::MAX_PERMITS);
+        let share = scheduler.plan().cache_aware;
+        let cache_aware = (share > 0.0).then(|| HeaderValue::from_str(&share.to_string()).ok()).flatten();
         App {
+            cache_aware,
             scheduler,
             forms: Forms::new(options.tool_grammar),
             is_loopback,

@@ -53,6 +53,10 @@ pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
         headers.insert("x-request-id", id.clone());
         headers.insert("request-id", id);
     }
+    if let Some(share) = &app.cache_aware {
+        // An answer may be of other experts than those that the model picks by itself.
+        headers.insert("x-flashmill-cache-aware", share.clone());
+    }
     let class = match response.status().as_u16() {
         ..400 => 0,
         400..500 => 1,

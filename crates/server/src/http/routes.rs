@@ -202,7 +202,7 @@ fn model_json(app: &App) -> Value {
     json!({
         "id": app.options.model, "object": "model", "created": app.created, "owned_by": "flashmill",
         "type": "model", "display_name": app.options.model, "created_at": created,
-        "max_model_len": app.scheduler.plan().context,
+        "max_model_len": app.scheduler.plan().context, "cache_aware": app.scheduler.plan().cache_aware,
     })
 }
 
@@ -239,7 +239,8 @@ async fn health(State(app): Shared) -> Response {
 }
 
 async fn prometheus(State(app): Shared) -> Response {
-    let text = metrics::text(&app.scheduler.stats(), &app.counters.snapshot());
+    let text =
+        metrics::text(&app.scheduler.stats(), &app.counters.snapshot(), app.scheduler.plan().cache_aware);
     reply::with_type(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Body::from(text))
 }
 

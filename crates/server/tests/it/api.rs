@@ -260,6 +260,22 @@ fn completions_of_texts_and_tokens() {
 }
 
 #[test]
+fn cache_aware_routing_is_said_by_every_response() {
+    let aware = serve(Setup { cache_aware: 0.25, ..Setup::default() });
+    for (server, header, share) in [(&aware, Some("0.25"), 0.25), (shared(), None, 0.0)] {
+        let list = get(server.address, "/v1/models");
+        assert_eq!(list.header("x-flashmill-cache-aware"), header);
+        assert_eq!(list.json()["data"][0]["cache_aware"], share);
+        let request = json!({"prompt": "a", "max_tokens": 2, "temperature": 0});
+        let answer = post(server.address, "/v1/completions", &request);
+        assert_eq!((answer.status, answer.header("x-flashmill-cache-aware")), (200, header));
+        let metrics = get(server.address, "/metrics");
+        let metrics = metrics.text();
+        assert!(metrics.contains(&format!("\nflashmill_cache_aware_share {share}\n")), "{metrics}");
+    }
+}
+
+#[test]
 fn models_health_metrics_and_the_document() {
     let server = shared();
     let list = get(server.address, "/v1/models").good();

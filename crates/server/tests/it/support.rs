@@ -51,6 +51,7 @@ pub(crate) struct Setup {
     pub(crate) scheduler: SchedulerOptions,
     pub(crate) sessions: usize,
     pub(crate) context: usize,
+    pub(crate) cache_aware: f64,
 }
 
 impl Default for Setup {
@@ -61,6 +62,7 @@ impl Default for Setup {
             scheduler: SchedulerOptions::default(),
             sessions: 4,
             context: 2048,
+            cache_aware: 0.0,
         }
     }
 }
@@ -72,6 +74,7 @@ pub(crate) fn serve(setup: Setup) -> Served {
         threads: Some(1),
         context: Some(setup.context),
         sessions: Some(setup.sessions),
+        cache_aware: setup.cache_aware,
         ..EngineOptions::default()
     };
     let server = Server::bind(setup.server).expect("an address");
