@@ -67,7 +67,7 @@ fn losses_are_measured_and_bounded() {
     let loss = |flags: &str| {
         run(home.path(), &format!("loss demo --text {} --text-tokens 128 {flags}", text(&words))).json()
     };
-    let none = loss("--ram 60M");
+    let none = loss("--ram 90M");
     assert_eq!((&none["mean"], &none["high"]), (&0.0.into(), &0.0.into()), "the same model");
     let few = loss("--experts 2");
     let number = |name: &str| few[name].as_f64().expect("a number");
