@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::compile::compile;
 use crate::follow::{Calls, Whole};
-use crate::tools::{CallForm, Tool, answer_or_calls_grammar, call_grammar, calls_grammar, tools_of};
+use crate::tools::{CallForm, Tool, call_grammar, calls_grammar, tools_of};
 use crate::vocabulary::Vocabulary;
 use crate::{GrammarError, limits};
 
@@ -132,7 +132,7 @@ impl Grammars {
         if tools.is_empty() {
             return Err(GrammarError::NoTools);
         }
-        let grammar = calls_grammar(&tools, self.call_form, is_parallel, &self.vocabulary)?;
+        let grammar = calls_grammar(None, &tools, self.call_form, is_parallel, &self.vocabulary)?;
         self.whole(TopLevelGrammar::from_lark(grammar)).map_err(|reason| self.blame(&tools, reason))
     }
 
@@ -150,8 +150,7 @@ impl Grammars {
             return self.json_schema(schema);
         }
         let answer = limits::exact(schema);
-        let grammar =
-            answer_or_calls_grammar(&answer, &tools, self.call_form, is_parallel, &self.vocabulary)?;
+        let grammar = calls_grammar(Some(&answer), &tools, self.call_form, is_parallel, &self.vocabulary)?;
         self.whole(TopLevelGrammar::from_lark(grammar)).map_err(|reason| match self.json_schema(schema) {
             Ok(_) => self.blame(&tools, reason),
             Err(error) => error,

@@ -82,48 +82,24 @@ pub(crate) fn call_grammar(
     lark.finish()
 }
 
-/// One call or, if `is_parallel`, several, and nothing else.
+/// One call or, if `is_parallel`, several, and nothing else; or a JSON value of `answer`, a schema with its options, where there is one.
 pub(crate) fn calls_grammar(
+    answer: Option<&Value>,
     tools: &[Tool],
     form: CallForm,
     is_parallel: bool,
     vocabulary: &Vocabulary,
 ) -> Result<String, GrammarError> {
     let mut lark = Lark::default();
-    lark.rule("start", &["calls".to_owned()]);
-    write_blocks(&mut lark, tools, form, is_parallel, vocabulary)?;
-    lark.finish()
-}
-
-/// A JSON value of `answer`, a schema with its options, or what [`calls_grammar`] matches.
-pub(crate) fn answer_or_calls_grammar(
-    answer: &Value,
-    tools: &[Tool],
-    form: CallForm,
-    is_parallel: bool,
-    vocabulary: &Vocabulary,
-) -> Result<String, GrammarError> {
-    let mut lark = Lark::default();
-    let answer = lark.json_value(answer);
-    lark.rule("start", &[answer, "calls".to_owned()]);
-    write_blocks(&mut lark, tools, form, is_parallel, vocabulary)?;
-    lark.finish()
-}
-
-/// The rule `calls`: one call or, if `is_parallel`, several, each between its markers.
-fn write_blocks(
-    lark: &mut Lark,
-    tools: &[Tool],
-    form: CallForm,
-    is_parallel: bool,
-    vocabulary: &Vocabulary,
-) -> Result<(), GrammarError> {
+    let answer = answer.map(|answer| lark.json_value(answer));
+    lark.rule("start", &answer.into_iter().chain(["calls".to_owned()]).collect::<Vec<_>>());
     let open = marker(&vocabulary.call, flashmill_engine::tool_calls::OPEN);
     let close = marker(&vocabulary.end_call, flashmill_engine::tool_calls::CLOSE);
     let more = if is_parallel { format!(" ({} block)*", quote("\n")) } else { String::new() };
     lark.rule("calls", &[format!("block{more}")]);
     lark.rule("block", &[format!("{open} call {close}")]);
-    write_calls(lark, tools, form)
+    write_calls(&mut lark, tools, form)?;
+    lark.finish()
 }
 
 /// The rule `call`: a line end, a call of one of the tools, a line end.
