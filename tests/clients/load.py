@@ -31,13 +31,13 @@ QUESTIONS = [
 
 
 class Server:
-    """`flashmill serve demo` on a free port."""
+    """`flashmill serve` on a free port."""
 
-    def __init__(self, binary, *flags, ram_mb=RAM_MB):
+    def __init__(self, binary, *flags, ram_mb=RAM_MB, model="demo"):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        command = [binary, "serve", "demo", "--port", str(self.port), "--ram", f"{ram_mb}M", *flags]
+        command = [binary, "serve", model, "--port", str(self.port), "--ram", f"{ram_mb}M", *flags]
         self.log = tempfile.NamedTemporaryFile(suffix=".log")
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         deadline = time.monotonic() + 60
