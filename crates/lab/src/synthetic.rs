@@ -134,13 +134,7 @@ impl SyntheticOptions {
 
 /// Bytes that may be written below `dir`, where the system says.
 pub fn free_bytes(dir: &Path) -> Option<u64> {
-    #[cfg(unix)]
-    return rustix::fs::statvfs(dir).ok().map(|stat| stat.f_bavail * stat.f_frsize);
-    #[cfg(not(unix))]
-    {
-        let _ = dir;
-        None
-    }
+    fs4::available_space(dir).ok()
 }
 
 /// Writes the model into `dir`, one file a layer; tokenizer files are the caller's. `progress` is told the bytes written.

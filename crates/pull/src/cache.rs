@@ -44,14 +44,12 @@ impl Cache {
     pub(crate) fn check_space(&self, missing: &[&RemoteFile]) -> Result<(), PullError> {
         let taken = |file: &RemoteFile| allocated_bytes(&part::part_path(&self.blob(file))).min(file.size);
         let needed_bytes = missing.iter().map(|file| file.size - taken(file)).sum();
-        match free_bytes(&self.root)
-            .map_err(|source| io_error(&self.root, "ask for the free space", source))?
-        {
-            Some(free_bytes) if free_bytes < needed_bytes => {
-                Err(PullError::Space { path: self.root.clone(), needed_bytes, free_bytes })
-            }
-            _ => Ok(()),
+        let free_bytes = fs4::available_space(&self.root)
+            .map_err(|source| io_error(&self.root, "ask for the free space", source))?;
+        if free_bytes < needed_bytes {
+            return Err(PullError::Space { path: self.root.clone(), needed_bytes, free_bytes });
         }
+        Ok(())
     }
 
     /// Names the blobs by the files' paths, and the commit by the revision; gives the directory of the files.
@@ -100,18 +98,6 @@ fn link(target: &str, _blob: &Path, path: &Path) -> io::Result<()> {
 #[cfg(not(unix))]
 fn link(_target: &str, blob: &Path, path: &Path) -> io::Result<()> {
     fs::hard_link(blob, path)
-}
-
-#[cfg(unix)]
-fn free_bytes(path: &Path) -> io::Result<Option<u64>> {
-    let stat = rustix::fs::statvfs(path)?;
-    Ok(Some(stat.f_bavail.saturating_mul(stat.f_frsize)))
-}
-
-/// Not asked for here; a full disk is then an error of the write.
-#[cfg(not(unix))]
-fn free_bytes(_path: &Path) -> io::Result<Option<u64>> {
-    Ok(None)
 }
 
 /// Bytes of the disk that a file has, holes left out.
