@@ -4,13 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use flashmill_checkpoint::{AttentionSpec, ModelSpec};
-use flashmill_kernels::{
-    Attend, Backend, Buffer, DeltaShape, Glu, NormRotate, PAGE_TOKENS, Picks, Segment, Term,
-};
-use flashmill_layout::{Encoding, Float, MAX_PARTS, MatrixShape, MatrixView};
+use flashmill_kernels::{Attend, Backend, Buffer, DeltaShape, Glu, NormRotate, PAGE_TOKENS, Segment, Term};
+use flashmill_layout::{MAX_PARTS, MatrixShape, MatrixView};
 use flashmill_store::{Lease, Order, Store};
 
-use crate::observe::Watch;
+use crate::ahead::{AHEAD_BYTES, look_ahead, show_guess};
+use crate::observe::{Units, Watch};
 use crate::timing::{Part, Timing};
 use crate::weights::{Attention, DeltaNet, Ffn, Layer, Mixer, Moe, Shared};
 use crate::work::{AttentionWork, DeltaWork, FfnWork, Host, MAX_ARRIVAL_ROWS, Work};
@@ -18,9 +17,6 @@ use crate::{Model, ModelError, Observer, Route, State};
 
 /// Most sequences of one forward pass.
 pub const MAX_SEQUENCES: usize = 64;
-
-/// Memory of slots that may be filled ahead of a layer's router.
-const AHEAD_BYTES: u64 = 64 << 20;
 
 /// Tokens of one sequence that a forward pass reads.
 pub struct Sequence<'a> {
@@ -44,12 +40,12 @@ pub enum Wanted {
 }
 
 /// Where a layer's pass stands: the rows, and who looks on.
-struct Pass<'a, 'b> {
-    layer: usize,
-    n_rows: usize,
+pub(crate) struct Pass<'a, 'b> {
+    pub(crate) layer: usize,
+    pub(crate) n_rows: usize,
     segments: &'a [Segment<'a>],
-    watch: Watch<'b>,
-    route: Option<&'b mut (dyn Route + 'static)>,
+    pub(crate) watch: Watch<'b>,
+    pub(crate) route: Option<&'b mut (dyn Route + 'static)>,
 }
 
 impl Model {
@@ -284,7 +280,7 @@ impl Pass<'_, '_> {
     }
 }
 
-/// Gated softmax attention with partial rotary embedding (SPEC section 5): `y = o(attend(q, k, v) * sigmoid(gate))`.
+/// Gated softmax attention with partial rotary embedding: `y = o(attend(q, k, v) * sigmoid(gate))`.
 #[expect(clippy::too_many_arguments, reason = "the pieces of one formula")]
 fn attend(
     b: &mut dyn Backend,
@@ -331,7 +327,7 @@ fn attend(
     b.linear(work.out, n_rows, &[(weights.o, y)]);
 }
 
-/// Gated DeltaNet (SPEC section 4): convolution, gates, the delta rule, gated norm, output projection.
+/// Gated DeltaNet: convolution, gates, the delta rule, gated norm, output projection.
 fn delta_net(
     b: &mut dyn Backend,
     weights: &DeltaNet,
@@ -361,81 +357,11 @@ fn delta_net(
     b.linear(work.out, n_rows, &[(weights.out, y)]);
 }
 
-/// Writes into `ahead` what the next layer may want: what a guess says if prefetching is on, or everything if this layer's
-/// `n_picked` experts are nearly all.
-#[expect(clippy::too_many_arguments, reason = "the pieces of one formula")]
-fn look_ahead(
-    b: &mut dyn Backend,
-    next: &Layer,
-    spec: &ModelSpec,
-    work: &FfnWork,
-    x: Buffer,
-    scratch: Buffer,
-    pass: &Pass<'_, '_>,
-    n_picked: usize,
-    guessed: &mut Picks,
-    ahead: &mut Vec<u32>,
-) {
-    ahead.clear();
-    let (Ffn::Moe(_), Some(sizes)) = (&next.ffn, &spec.moe) else { return };
-    let n = pass.n_rows;
-    if n > MAX_ARRIVAL_ROWS {
-        let n_ahead = if n_picked * 10 >= sizes.n_experts * 9 { sizes.n_experts } else { 0 };
-        ahead.extend(0..n_ahead as u32);
-    } else if guessed.top_k > 0 && pass.route.is_none() {
-        guess(b, next, spec, work, x, scratch, n, guessed);
-        ahead.extend_from_slice(&guessed.experts[..n * guessed.top_k]);
-        if n > 1 {
-            // One row's guesses are distinct, and the best of them are read first.
-            ahead.sort_unstable();
-            ahead.dedup();
-        }
-    }
-}
-
-/// The next layer's router on the residual stream that this layer's router saw: what a prefetch can know. `scratch` has room for
-/// `n` rows of the hidden size.
-#[expect(clippy::too_many_arguments, reason = "the pieces of one formula")]
-fn guess(
-    b: &mut dyn Backend,
-    next: &Layer,
-    spec: &ModelSpec,
-    work: &FfnWork,
-    x: Buffer,
-    scratch: Buffer,
-    n: usize,
-    guess: &mut Picks,
-) {
-    let (Ffn::Moe(moe), Some(sizes)) = (&next.ffn, &spec.moe) else { return };
-    b.rms_norm(x, next.post_norm, spec.rms_norm_eps, n, scratch);
-    b.linear(scratch, n, &[(moe.router, work.router_logits)]);
-    b.route(work.router_logits, n, sizes.n_experts, sizes.normalize_top_k, guess);
-}
-
-/// The guess for an observer that asks.
-fn show_guess(
-    b: &mut dyn Backend,
-    next: &Layer,
-    spec: &ModelSpec,
-    work: &FfnWork,
-    x: Buffer,
-    h: Buffer,
-    pass: &mut Pass<'_, '_>,
-) {
-    let (Ffn::Moe(_), Some(sizes)) = (&next.ffn, &spec.moe) else { return };
-    let (n, top_k) = (pass.n_rows, pass.watch.n_guesses().min(sizes.n_experts));
-    if top_k > 0 {
-        let mut picks = Picks { top_k, experts: vec![0; n * top_k], weights: vec![0.0; n * top_k] };
-        guess(b, next, spec, work, x, h, n, &mut picks);
-        pass.watch.guess(pass.layer + 1, &picks);
-    }
-}
-
-/// Mixture of experts (SPEC section 6): the sum over each row's picks in ascending expert order, the shared expert last.
+/// Mixture of experts: the sum over each row's picks in ascending expert order, the shared expert last.
 ///
 /// All missing bundles are asked for at once; what the next layer may want comes behind them, and the shared expert is computed while
-/// they land. A few rows take their experts as
-/// they arrive and add at the end; many rows take them in ascending order, each expert once for all its rows.
+/// they land. A few rows take their experts as they arrive and add at the end; many rows take them in ascending order, each expert once
+/// for all its rows.
 #[expect(clippy::too_many_arguments, reason = "the pieces of one formula")]
 fn mixture(
     b: &mut dyn Backend,
@@ -459,7 +385,7 @@ fn mixture(
     if let Some(route) = &mut pass.route {
         route.route(pass.layer, n, &mut host.picks);
     } else if let Some(near) = &mut host.near {
-        // Only what is decoded: a prompt's chunk reads nearly everything anyway.
+        // Only tokens that come alone, as decoded ones do: a prompt's chunk reads nearly everything anyway.
         for row in pass.segments.iter().filter(|segment| segment.n_rows == 1).map(|segment| segment.first_row)
         {
             let picks = &mut host.picks;
@@ -521,38 +447,6 @@ fn mixture(
         timing.mark(layer, Part::Shared);
     }
     Ok(())
-}
-
-/// The hidden units of experts, which no operation of a backend gives: the output of experts whose `down` is the identity. Only for
-/// observers; computed beside the pass, which stays what it is.
-struct Units {
-    /// The identity, `[intermediate, intermediate]` in F32.
-    identity: Vec<u8>,
-    shape: MatrixShape,
-    values: Vec<f32>,
-}
-
-impl Units {
-    /// For passes of `n_rows`.
-    fn new(n_rows: usize, bundle: &[MatrixShape; 3]) -> Units {
-        let n = bundle[0].rows;
-        let shape = MatrixShape { rows: n, cols: n, encoding: Encoding::Float(Float::F32) };
-        let mut identity = vec![0; shape.bytes()];
-        for i in 0..n {
-            identity[4 * (i * n + i)..][..4].copy_from_slice(&1f32.to_le_bytes());
-        }
-        Units { identity, shape, values: vec![0.0; n_rows * n] }
-    }
-
-    fn of(&mut self, b: &mut dyn Backend, glu: &Glu<'_>, h: Buffer, rows: &[u32]) -> &[f32] {
-        let glu = Glu { down: MatrixView::new(self.shape, &[&self.identity]), ..*glu };
-        let values = &mut self.values[..rows.len() * self.shape.rows];
-        let out = b.buffer(values.len());
-        b.expert(&glu, h, rows, out, 0);
-        b.read(out, 0, values);
-        b.release(out);
-        values
-    }
 }
 
 /// `shared_out = down(silu(gate h) * up h)` and the logit of its gate.

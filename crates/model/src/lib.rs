@@ -4,6 +4,7 @@
 //! [`Model::forward`] takes rows of several sequences: a prompt's chunk, one decode step and a batch are the same call, and a
 //! row's result never depends on the others, to the bit.
 
+mod ahead;
 mod error;
 mod forward;
 mod load;

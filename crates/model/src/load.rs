@@ -211,11 +211,6 @@ impl Model {
         &self.store
     }
 
-    /// Name of the device that computes.
-    pub fn backend_name(&self) -> String {
-        self.backend.name()
-    }
-
     /// Time spent in each part since loading.
     pub fn timing(&self) -> &Timing {
         &self.timing

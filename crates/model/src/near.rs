@@ -10,11 +10,11 @@ use flashmill_store::Store;
 /// What cache-aware routing has done since the model was loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Swaps {
-    /// Picks that it looked at: those of decoded tokens.
+    /// Picks that it looked at: those of tokens that came alone, as decoded ones do.
     pub picks: u64,
-    /// Picks that it replaced: each is a read saved.
+    /// Picks that it replaced: each is a read saved, unless a prefetch had begun it.
     pub swapped: u64,
-    /// Layers of decoded tokens that it looked at.
+    /// Layers of such tokens.
     pub rows: u64,
     /// The router's probability that was given up, as a share of that of the layer's own picks, summed over the rows.
     pub given_up: f64,

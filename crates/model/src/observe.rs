@@ -1,6 +1,7 @@
 //! A look inside the forward pass, for tests, `logits --trace` and routing traces.
 
-use flashmill_kernels::{Backend, Buffer, Picks};
+use flashmill_kernels::{Backend, Buffer, Glu, Picks};
+use flashmill_layout::{Encoding, Float, MatrixShape, MatrixView};
 
 /// Sees what passes by. Reading a buffer waits for the device, so an observed pass is slower, but computes the same bits.
 pub trait Observer {
@@ -94,5 +95,38 @@ fn rows_of(picks: &Picks, n_rows: usize) -> Picks {
         top_k: picks.top_k,
         experts: picks.experts[..used].to_vec(),
         weights: picks.weights[..used].to_vec(),
+    }
+}
+
+/// The hidden units of experts, which no operation of a backend gives: the output of experts whose `down` is the identity. Only for
+/// observers; computed beside the pass, which stays what it is.
+pub(crate) struct Units {
+    /// The identity, `[intermediate, intermediate]` in F32.
+    identity: Vec<u8>,
+    shape: MatrixShape,
+    values: Vec<f32>,
+}
+
+impl Units {
+    /// For passes of `n_rows`.
+    pub(crate) fn new(n_rows: usize, bundle: &[MatrixShape; 3]) -> Units {
+        let n = bundle[0].rows;
+        let shape = MatrixShape { rows: n, cols: n, encoding: Encoding::Float(Float::F32) };
+        let mut identity = vec![0; shape.bytes()];
+        for i in 0..n {
+            identity[4 * (i * n + i)..][..4].copy_from_slice(&1f32.to_le_bytes());
+        }
+        Units { identity, shape, values: vec![0.0; n_rows * n] }
+    }
+
+    /// Of one expert, `[rows.len()][intermediate]`.
+    pub(crate) fn of(&mut self, b: &mut dyn Backend, glu: &Glu<'_>, h: Buffer, rows: &[u32]) -> &[f32] {
+        let glu = Glu { down: MatrixView::new(self.shape, &[&self.identity]), ..*glu };
+        let values = &mut self.values[..rows.len() * self.shape.rows];
+        let out = b.buffer(values.len());
+        b.expert(&glu, h, rows, out, 0);
+        b.read(out, 0, values);
+        b.release(out);
+        values
     }
 }

@@ -265,7 +265,7 @@ impl Host {
         4 * words
     }
 
-    /// Angles of row `row` at absolute position `position`, in float32 as the models were trained (SPEC section 5, step 3).
+    /// Angles of row `row` at absolute position `position`, in float32 as the models were trained.
     pub(crate) fn rotate(&mut self, row: usize, position: usize) {
         let half = self.inv_freq.len();
         for (j, &frequency) in self.inv_freq.iter().enumerate() {
