@@ -1,5 +1,6 @@
 //! Flags: as they are typed ([`LowArgs`]), and as they are meant ([`Mode`]).
 
+mod engine;
 mod eval;
 mod hi;
 mod low;

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use flashmill_engine::EngineOptions;
 use flashmill_lab::eval::{AskOptions, TextOptions, Weights};
 
-use super::hi::engine_options;
+use super::engine::engine_options;
 use super::low::{LowEngine, LowModel, at_least_one};
 
 /// As they are typed.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use flashmill_engine::{BackendKind, EngineOptions, KvKind, SamplingOptions, TemplateOptions};
+use flashmill_engine::{EngineOptions, SamplingOptions, TemplateOptions};
 use flashmill_lab::bench::BenchOptions;
 use flashmill_lab::replay::{Eviction, Tokens};
 use flashmill_lab::routing::Drawn;
@@ -12,10 +12,11 @@ use flashmill_lab::{Shape, SyntheticOptions};
 use flashmill_pack::PackOptions;
 use flashmill_pull::Repo;
 
+use super::engine::{engine_options, tuned_use};
 use super::eval::EvalFlags;
 use super::low::{
-    LowArgs, LowBackend, LowBench, LowChat, LowCommand, LowEngine, LowForm, LowFormat, LowInspect, LowKv,
-    LowLogits, LowPlan, LowPull, LowQuestion, LowReplay, LowRun, LowSampling, LowTalk, LowTrace,
+    LowArgs, LowBench, LowChat, LowCommand, LowForm, LowFormat, LowInspect, LowLogits, LowPlan, LowPull,
+    LowQuestion, LowReplay, LowRun, LowSampling, LowTalk, LowTrace,
 };
 use super::pack::PackCommand;
 use super::serve::ServeOptions;
@@ -406,64 +407,10 @@ impl From<LowSampling> for SamplingFlags {
     }
 }
 
-/// What the flags say of settings that `tune` found: those that they give stay.
-pub(super) fn tuned_use(low: &LowEngine) -> TunedUse {
-    let given = [
-        ("reader", low.reader.is_some()),
-        ("depth", low.depth.is_some()),
-        ("io-threads", low.io_threads.is_some()),
-        ("cache-policy", low.cache_policy.is_some()),
-        ("prefetch", low.prefetch.is_some()),
-        ("threads", low.threads.is_some()),
-        ("prompt-chunk", low.prompt_chunk.is_some()),
-        ("cache", low.cache.is_some()),
-        ("experts", !low.experts.is_empty()),
-        ("cache-aware", low.cache_aware > 0.0),
-    ];
-    let given = given.into_iter().filter_map(|(name, is_given)| is_given.then_some(name)).collect();
-    TunedUse { off: low.no_tuned || low.backend == LowBackend::Reference, given }
-}
-
-pub(super) fn engine_options(low: LowEngine) -> Result<EngineOptions> {
-    Ok(EngineOptions {
-        ram_bytes: low.ram,
-        threads: low.threads,
-        backend: match low.backend {
-            LowBackend::Cpu => BackendKind::Cpu,
-            LowBackend::Reference => BackendKind::Reference,
-        },
-        level: low.level.map(|level| level.parse()).transpose().context("--level")?,
-        kv: match low.kv {
-            LowKv::F32 => KvKind::F32,
-            LowKv::F16 => KvKind::F16,
-            LowKv::Q8 => KvKind::Q8,
-        },
-        context: low.context,
-        experts_per_token: match low.experts[..] {
-            [] => None,
-            [experts] => Some(experts),
-            _ => bail!("--experts: one number, several are for `flashmill eval`"),
-        },
-        reader: parsed(low.reader.as_deref()).context("--reader")?,
-        depth: low.depth,
-        io_threads: low.io_threads,
-        policy: parsed(low.cache_policy.as_deref()).context("--cache-policy")?,
-        cache_bytes: low.cache,
-        max_chunk: low.prompt_chunk,
-        cache_aware: low.cache_aware,
-        prefetch: parsed(low.prefetch.as_deref()).context("--prefetch")?,
-        ..EngineOptions::default()
-    })
-}
-
-/// What was typed, or the default.
-fn parsed<T: std::str::FromStr + Default>(text: Option<&str>) -> Result<T, T::Err> {
-    text.map_or_else(|| Ok(T::default()), str::parse)
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
+    use flashmill_engine::KvKind;
 
     use super::*;
 
@@ -494,6 +441,10 @@ mod tests {
         assert_eq!(plan.engine.ram_bytes, Some(1 << 30));
         assert_eq!(plan.engine.level.map(|level| level.to_string()).as_deref(), Some("scalar"));
         assert_eq!((plan.engine.kv, plan.engine.experts_per_token), (KvKind::Q8, Some(3)));
+        let Mode::Plan(plan) = mode("plan m --cache-aware 0 --depth 8").expect("valid") else {
+            panic!("plan")
+        };
+        assert_eq!(plan.tuned.given, ["depth", "cache-aware"], "off is as good a choice as any");
         for line in ["plan m --level sse9", "plan m --reader carrier-pigeon", "plan m --prefetch stars"] {
             assert!(mode(line).is_err(), "{line}");
         }

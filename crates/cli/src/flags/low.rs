@@ -367,9 +367,10 @@ pub(crate) struct LowEngine {
     #[arg(long, value_name = "KIND")]
     pub(crate) prefetch: Option<String>,
     /// Where the router holds two experts for nearly as good, take the one in the cache: a layer of a decoded token gives up at most this
-    /// share of the router's probability, from 0 (off) to below 1, for example 0.1. Changes answers, which then depend on the cache
-    #[arg(long, value_name = "X", default_value = "0", value_parser = share_below_one)]
-    pub(crate) cache_aware: f64,
+    /// share of the router's probability, from 0 (off) to below 1, for example 0.1. Changes answers, which then depend on the cache; off
+    /// if not given
+    #[arg(long, value_name = "X", value_parser = share_below_one)]
+    pub(crate) cache_aware: Option<f64>,
     /// Do not use the settings that `tune` found for this model on this machine
     #[arg(long)]
     pub(crate) no_tuned: bool,

@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 use flashmill_engine::EngineOptions;
 
-use super::hi::{engine_options, tuned_use};
+use super::engine::{engine_options, tuned_use};
 use super::low::{LowEngine, LowModel, at_least_one};
 use super::size::parse_size;
 use crate::tuned::TunedUse;

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use clap::Args;
 use flashmill_engine::EngineOptions;
 
-use super::hi::engine_options;
+use super::engine::engine_options;
 use super::low::{LowEngine, LowModel, at_least_one};
 
 /// As they are typed.
