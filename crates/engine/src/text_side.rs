@@ -59,7 +59,8 @@ impl TextSide {
         (64 << 20) + 8 * file_bytes
     }
 
-    /// Reads GGUF metadata where the checkpoint has them, the files beside the weights otherwise.
+    /// Reads GGUF metadata where the checkpoint has them, the files beside the weights otherwise; a chat template that the metadata lack
+    /// may lie beside them.
     pub(crate) fn open(checkpoint: &Checkpoint) -> Result<TextSide, EngineError> {
         let eos_ids = &checkpoint.spec().eos_token_ids;
         let dir = checkpoint.dir();
@@ -85,7 +86,10 @@ impl TextSide {
                 defaults.add_eos(token.id);
             }
         }
-        let template = ChatTemplate::of_keys(keys)?;
+        let template = match ChatTemplate::of_keys(keys)? {
+            None => ChatTemplate::open(dir)?,
+            found => found,
+        };
         Ok(TextSide { dir: dir.to_owned(), tokenizer, template, defaults })
     }
 }

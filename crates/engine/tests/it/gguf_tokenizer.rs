@@ -195,4 +195,12 @@ fn metadata_stand_beside_weights_of_another_form() {
     let expected = SamplingOptions { temperature: 0.6, top_p: 0.95, top_k: 0, ..SamplingOptions::plain() };
     assert_eq!(engine.defaults().sampling, expected);
     assert_eq!(engine.template().unwrap().path(), dir.path().join("metadata.gguf"));
+
+    // What the metadata lack may lie beside them.
+    draft.remove("tokenizer.chat_template");
+    std::fs::rename(draft.write(dir.path()), dir.path().join("metadata.gguf")).unwrap();
+    assert!(self::engine(dir.path()).template().is_none());
+    std::fs::write(dir.path().join("chat_template.jinja"), "{{ messages[0].content }}").unwrap();
+    let beside = self::engine(dir.path()).template().unwrap().source().to_owned();
+    assert_eq!(beside, "{{ messages[0].content }}");
 }
