@@ -1,11 +1,12 @@
 //! How much several answers at once give: `sessions MODEL RAM_GB SKEW:REUSE N [N ..]`.
 //!
-//! For each N, as many answers of 64 tokens to random prompts, through the scheduler that serves requests: tokens a second of all
-//! together, and bytes of experts read a token. Picks are drawn (Zipf exponent and share taken over from the token before), each sequence's
-//! from its own; `-` leaves them to the routers.
+//! For each N, answers of 64 tokens to random prompts, N at once, through the scheduler that serves requests: tokens a second of all
+//! together, and bytes of experts read a token. Every N has the same answers, as many as the largest one, in rounds. Picks are drawn
+//! (Zipf exponent and share taken over from the token before), each sequence's from its own; `-` leaves them to the routers.
 #![allow(clippy::print_stdout, reason = "a program")]
 
 use std::error::Error;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::Duration;
@@ -50,25 +51,30 @@ fn main() -> Result<(), Box<dyn Error>> {
             return Err(format!("the budget has room for {sessions} sessions").into());
         }
         let scheduler = Scheduler::start(engine, SchedulerOptions::default())?;
-        // The cache fills; what is measured is the second round.
-        decode(&scheduler, n, WARM_PROMPT_TOKENS, WARM_TOKENS)?;
-        let before = decode(&scheduler, n, PROMPT_TOKENS, TOKENS)?;
-        report(n, &before, &scheduler.stats());
+        // The cache fills; what is measured comes after.
+        decode(&scheduler, 0..n, WARM_PROMPT_TOKENS, WARM_TOKENS)?;
+        let mut sum = Measured::default();
+        for round in 0..most.div_ceil(n) {
+            let before = decode(&scheduler, round * n..(round + 1) * n, PROMPT_TOKENS, TOKENS)?;
+            sum.add(&before, &scheduler.stats());
+        }
+        sum.report(n);
         scheduler.shutdown(Duration::ZERO);
     }
     Ok(())
 }
 
-/// `n` answers at once. Gives how things stood when all prompts were read.
+/// An answer for each seed, all at once. Gives how things stood when all prompts were read.
 fn decode(
     scheduler: &Scheduler,
-    n: usize,
+    seeds: Range<usize>,
     n_prompt: usize,
     n_tokens: usize,
 ) -> Result<ServingStats, Box<dyn Error>> {
     let n_vocab = scheduler.text().tokenizer().n_vocab();
     let (sender, events) = channel();
-    for seed in 0..n {
+    let n = seeds.len();
+    for seed in seeds {
         let tokens =
             (0..n_prompt).map(|i| ((7919 * (i + 1) * (seed + 3) + n_tokens) % n_vocab) as u32).collect();
         let eos = scheduler.text().defaults().eos_ids.iter().map(|&id| (id, -1e6)).collect();
@@ -101,15 +107,36 @@ fn decode(
     Ok(stats)
 }
 
-fn report(n: usize, before: &ServingStats, after: &ServingStats) {
-    let time = (after.decode_time - before.decode_time).as_secs_f64();
-    let n_tokens = (after.generated_tokens - before.generated_tokens) as f64;
-    let store = after.store.since(&before.store);
-    println!(
-        "{n:>9}{:>10.2}{:>12.2}{:>9.1}%{:>10}",
-        n_tokens / time,
-        store.bytes_read as f64 / n_tokens / 1e6,
-        100.0 * store.hits as f64 / (store.hits + store.misses).max(1) as f64,
-        after.passes - before.passes
-    );
+/// What rounds of answers took.
+#[derive(Default)]
+struct Measured {
+    seconds: f64,
+    tokens: u64,
+    bytes: u64,
+    hits: u64,
+    misses: u64,
+    passes: u64,
+}
+
+impl Measured {
+    fn add(&mut self, before: &ServingStats, after: &ServingStats) {
+        let store = after.store.since(&before.store);
+        self.seconds += (after.decode_time - before.decode_time).as_secs_f64();
+        self.tokens += after.generated_tokens - before.generated_tokens;
+        self.bytes += store.bytes_read;
+        self.hits += store.hits;
+        self.misses += store.misses;
+        self.passes += after.passes - before.passes;
+    }
+
+    fn report(&self, n: usize) {
+        let tokens = self.tokens as f64;
+        println!(
+            "{n:>9}{:>10.2}{:>12.2}{:>9.1}%{:>10}",
+            tokens / self.seconds,
+            self.bytes as f64 / tokens / 1e6,
+            100.0 * self.hits as f64 / (self.hits + self.misses).max(1) as f64,
+            self.passes
+        );
+    }
 }
