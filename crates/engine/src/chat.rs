@@ -82,13 +82,6 @@ impl Content {
             Content::Parts(parts) => parts.iter().filter_map(|part| part.get("text")?.as_str()).collect(),
         }
     }
-
-    /// The type of the first part that is not text: what a model that only reads text cannot take.
-    pub fn first_media(&self) -> Option<&str> {
-        let Content::Parts(parts) = self else { return None };
-        let kinds = parts.iter().map(|part| part.get("type").and_then(Value::as_str).unwrap_or("text"));
-        kinds.into_iter().find(|&kind| kind != "text")
-    }
 }
 
 impl ToolCall {
@@ -188,13 +181,12 @@ mod tests {
     }
 
     #[test]
-    fn media_is_named() {
+    fn parts_that_are_no_text_are_left_out() {
         let message: Message = serde_json::from_value(
             json!({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {}}, {"text": "b"}]}),
         )
         .unwrap();
         let content = message.content.unwrap();
         assert_eq!(content.text(), "ab");
-        assert_eq!(content.first_media(), Some("image_url"));
     }
 }

@@ -95,11 +95,6 @@ pub fn allowed_cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// Physical cores of the machine (two hardware threads of a core count once); `None` where the system does not say.
-pub fn physical_cores() -> Option<usize> {
-    System::physical_core_count().ok().filter(|&n| n > 0)
-}
-
 fn available_bytes() -> Option<u64> {
     read("/proc/meminfo").and_then(|text| procfs::mem_available(&text)).or_else(sysinfo_available_bytes)
 }

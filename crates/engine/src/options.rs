@@ -34,8 +34,8 @@ pub struct EngineOptions {
     pub policy: PolicyKind,
     /// What is read ahead of the routers in decode.
     pub prefetch: Prefetch,
-    /// The share of the router's probability that a layer of a decoded token may give up for experts that are in the cache, from 0 (off)
-    /// to below 1. Above 0 answers depend on what the cache holds.
+    /// The share of the router's probability that a layer of a token that is read alone, as decoded ones are, may give up for
+    /// experts that are in the cache, from 0 (off) to below 1. Above 0 answers depend on what the cache holds.
     pub cache_aware: f64,
     /// Answers that run at once, where there is room for so many; one if not given.
     pub sessions: Option<usize>,

@@ -251,7 +251,7 @@ pub trait Backend: Send {
     /// `out[i] = table[tokens[i]]`.
     fn embed(&mut self, table: Matrix, tokens: &[u32], out: Buffer);
 
-    /// `out = x / sqrt(mean(x^2) + eps) * weight` for each row of `weight`'s length (SPEC section 3).
+    /// `out = x / sqrt(mean(x^2) + eps) * weight` for each row of `weight`'s length (docs/NUMERICS.md, "Norms and rotation").
     fn rms_norm(&mut self, x: Buffer, weight: Buffer, eps: f32, n_rows: usize, out: Buffer);
 
     /// `y = W x` for each row and each of `products`, which share `x`: `[n_rows][cols]` to `[n_rows][rows]`.
@@ -269,7 +269,7 @@ pub trait Backend: Send {
     /// Causal depthwise convolution and silu over each segment's rows: `y_t[c] = silu(sum_j w[c][j] m_{t-K+1+j}[c])`.
     ///
     /// `m` and `out` are `[n_rows][conv_channels]`, `weight` is `[conv_channels][conv_kernel]`. The last `conv_kernel - 1` columns
-    /// of `m` are left in the state of each segment (layer `layer` of the DeltaNet layers). SPEC section 4, step 2.
+    /// of `m` are left in the state of each segment (layer `layer` of the DeltaNet layers). See docs/NUMERICS.md, "Gated DeltaNet".
     fn delta_conv(
         &mut self,
         shape: &DeltaShape,
@@ -283,7 +283,7 @@ pub trait Backend: Send {
     /// `beta = sigmoid(b)` in place of `b`; `g = decay * softplus(a + dt_bias)` in place of `a`: `[n_rows][n_value_heads]`.
     fn delta_gates(&mut self, b: Buffer, a: Buffer, decay: Buffer, dt_bias: Buffer, n_rows: usize);
 
-    /// The gated delta rule over each segment's rows, SPEC section 4, steps 5 to 7.
+    /// The gated delta rule over each segment's rows (docs/NUMERICS.md, "Gated DeltaNet").
     ///
     /// `qkv` is the convolution's output, `g` and `beta` are `[n_rows][n_value_heads]`, `out` is `[n_rows][n_value_heads][value_dim]`.
     #[expect(clippy::too_many_arguments, reason = "one formula with many inputs")]
@@ -301,7 +301,7 @@ pub trait Backend: Send {
     /// `out = rms_norm(x) * silu(z)` for each run of `weight`'s length; `n` values in all; `out` may be `x`.
     fn gated_norm(&mut self, x: Buffer, z: Buffer, weight: Buffer, eps: f32, n: usize, out: Buffer);
 
-    /// RMS norm of each head, then rotation of its first values (SPEC section 5, steps 2 and 3).
+    /// RMS norm of each head, then rotation of its first values (docs/NUMERICS.md, "Norms and rotation").
     fn norm_rotate(&mut self, args: &NormRotate);
 
     /// Stores keys and values `[n_rows][n_kv_heads][head_dim]` of attention layer `layer` into the segments' pages.

@@ -127,17 +127,6 @@ impl Store {
         self.memory.bytes() as u64
     }
 
-    /// Bytes of [`Store::slot_bytes`] that never hold anything wanted: covers, gaps, and slots of a size for larger records;
-    /// on the average over the records of each size.
-    pub fn wasted_bytes(&self) -> u64 {
-        let classes = self.plan.classes.iter().enumerate();
-        let waste = classes.map(|(at, class)| {
-            let n_slots = self.slots.n_slots(at) as u64;
-            n_slots * (class.slot_bytes - class.record_bytes / class.n_records)
-        });
-        waste.sum()
-    }
-
     /// Asks the system to drop what its page cache holds of the files.
     pub fn forget_cached(&self) {
         self.loads.files().forget_cached();

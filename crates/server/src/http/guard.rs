@@ -44,7 +44,7 @@ pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: N
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(
             ACCESS_CONTROL_EXPOSE_HEADERS,
-            HeaderValue::from_static("request-id, x-request-id, retry-after"),
+            HeaderValue::from_static("request-id, x-request-id, retry-after, x-flashmill-cache-aware"),
         );
         headers.append(VARY, HeaderValue::from_static("origin"));
     }
