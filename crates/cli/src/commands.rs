@@ -1,7 +1,6 @@
 //! One module a mode.
 
 mod bench;
-mod calibrate;
 mod chat;
 mod eval;
 mod inspect;

@@ -15,6 +15,6 @@ pub(crate) use hi::{
     ReplayOptions, RunOptions, Slots, Subject, TalkOptions, TraceOptions,
 };
 pub(crate) use low::LowArgs;
-pub(crate) use pack::PackCommand;
+pub(crate) use pack::{Calibrate, PackCommand};
 pub(crate) use serve::{PromptCache, ServeOptions};
 pub(crate) use tune::{LossFlags, TuneFlags};

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 const PATIENCE: Duration = Duration::from_millis(300);
 
 const BYTES: &str = "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}";
+const PARTS: &str = "{msg} {bar:30} {percent} %, {eta} left";
 const STEPS: &str = "{bar:30} {msg}";
 const LONG: &str = "{msg} {bar:30} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
 const TOKENS: &str = "{msg} {bar:30} {pos} of {len} tokens, {speed}";
@@ -35,6 +36,11 @@ impl Progress {
     /// Counts tokens.
     pub(crate) fn of_tokens(what: &'static str) -> Progress {
         Progress { start: Instant::now(), what, template: TOKENS, bar: None }
+    }
+
+    /// Counts parts that mean nothing to people.
+    pub(crate) fn of_parts(what: &'static str) -> Progress {
+        Progress { start: Instant::now(), what, template: PARTS, bar: None }
     }
 
     /// Counts steps, each with a name of its own.
@@ -90,7 +96,7 @@ mod tests {
 
     #[test]
     fn the_templates_are_valid() {
-        for template in [BYTES, LONG, TOKENS, STEPS] {
+        for template in [BYTES, LONG, TOKENS, PARTS, STEPS] {
             assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
         }
     }

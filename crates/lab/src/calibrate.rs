@@ -4,7 +4,9 @@
 //! The text is read in windows that know nothing of each other. The file that comes out is an importance file as llama.cpp's
 //! `llama-imatrix` writes them; see [`Calibration::write`]. Experts count the rows that picked them.
 
+mod built_in;
 mod file;
+mod prepare;
 mod sums;
 mod text;
 
@@ -12,9 +14,10 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use flashmill_engine::{
-    Checkpoint, Engine, EngineError, EngineOptions, ModelError, ModelSpec, Sequence, Wanted,
+    Checkpoint, Engine, EngineError, EngineOptions, ModelError, ModelSpec, Observer, Picks, Sequence, Wanted,
 };
 
+pub use prepare::{CalibrationText, Event, Prepared, built_in_key, prepare};
 pub use sums::Calibration;
 
 use text::Pieces;
@@ -47,6 +50,19 @@ pub enum CalibrateError {
     /// The text cannot be read.
     #[error("cannot read the text to calibrate with: {0}")]
     Text(io::Error),
+    /// The file of the text, or one of the model, cannot be read.
+    #[error("cannot read {what}, {}: {error}", path.display())]
+    Read {
+        /// What it is.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The model cannot be packed so.
+    #[error(transparent)]
+    Pack(#[from] Box<flashmill_pack::PackError>),
     /// The text is no text.
     #[error("the text to calibrate with is not UTF-8 at byte {offset}; give a plain text file")]
     NotUtf8 {
@@ -84,34 +100,59 @@ pub fn calibrate(
     options: &CalibrateOptions,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Calibration, CalibrateError> {
-    let checkpoint = Checkpoint::open(path).map_err(EngineError::from)?;
     let window = options.window.max(1);
-    // Before the engine measures the process, so that its budget holds the sums, and room for what is looked at in a pass.
-    let mut calibration = Calibration::of(checkpoint.spec(), window);
-    let room = touched(observed_values(checkpoint.spec(), window));
-    drop(checkpoint);
-    let mut engine_options = options.engine.clone();
-    engine_options.context = Some(window);
-    engine_options.max_chunk = Some(window);
-    let mut engine = Engine::open(path, &engine_options, &mut |_, _| ())?;
-    drop(room);
+    let (mut engine, mut calibration) = open(path, options)?;
     let mut pieces = Pieces::new(text);
     let mut tokens = Vec::new();
     while let Some(piece) = pieces.next()? {
         tokens.extend(engine.tokenizer().encode(piece)?);
         let n_read = pieces.n_read();
         while tokens.len() >= window {
-            read_window(&mut engine, &tokens[..window], &mut calibration)?;
+            read_window(&mut engine, &tokens[..window], &mut calibration, &mut |_, _| ())?;
             tokens.drain(..window);
             progress(n_read);
         }
     }
     if !tokens.is_empty() {
-        read_window(&mut engine, &tokens, &mut calibration)?;
+        read_window(&mut engine, &tokens, &mut calibration, &mut |_, _| ())?;
     }
     progress(pieces.n_read());
     calibration.check()?;
     Ok(calibration)
+}
+
+/// The same on a built-in text of one window. `progress` is told how many tokens went through how many layers, and of how many.
+pub fn calibrate_built_in(
+    path: &Path,
+    options: &CalibrateOptions,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Calibration, CalibrateError> {
+    let (mut engine, mut calibration) = open(path, options)?;
+    let tokens = built_in::tokens(engine.text(), options.window.max(1))?;
+    read_window(&mut engine, &tokens, &mut calibration, progress)?;
+    calibration.check()?;
+    Ok(calibration)
+}
+
+/// The model, ready for windows, and empty sums.
+fn open(path: &Path, options: &CalibrateOptions) -> Result<(Engine, Calibration), CalibrateError> {
+    let checkpoint = Checkpoint::open(path).map_err(EngineError::from)?;
+    let window = options.window.max(1);
+    // Before the engine measures the process, so that its budget holds the sums, and room for what is looked at in a pass.
+    let calibration = Calibration::of(checkpoint.spec(), window);
+    let room = touched(observed_values(checkpoint.spec(), window));
+    drop(checkpoint);
+    let engine = Engine::open(path, &options.for_windows(), &mut |_, _| ())?;
+    drop(room);
+    Ok((engine, calibration))
+}
+
+impl CalibrateOptions {
+    /// How the model is opened to read windows.
+    fn for_windows(&self) -> EngineOptions {
+        let window = Some(self.window.max(1));
+        EngineOptions { context: window, max_chunk: window, ..self.engine.clone() }
+    }
 }
 
 /// Zeros that take memory at once: whoever measures the process sees them.
@@ -132,19 +173,54 @@ fn observed_values(spec: &ModelSpec, n_rows: usize) -> usize {
     n_rows * (widest.unwrap_or(0) + 2 * units) + units * units
 }
 
-/// One window, in as many passes as the plan's chunk makes of it.
+/// One window, in as many passes as the plan's chunk makes of it. `progress` is told how many tokens went through how many layers, and
+/// of how many.
 fn read_window(
     engine: &mut Engine,
     tokens: &[u32],
     calibration: &mut Calibration,
+    progress: &mut dyn FnMut(u64, u64),
 ) -> Result<(), CalibrateError> {
     let chunk = engine.plan().chunk;
     let model = engine.model_mut();
+    let n_layers = model.spec().layers.len();
     let mut state = model.new_state()?;
-    for tokens in tokens.chunks(chunk) {
-        let mut batch = [Sequence { state: &mut state, tokens, wanted: Wanted::None }];
-        model.forward(&mut batch, None, Some(calibration))?;
+    for (index, part) in tokens.chunks(chunk).enumerate() {
+        let before = index * chunk * n_layers;
+        let mut layer_done =
+            |layer: usize| progress((before + layer * part.len()) as u64, (tokens.len() * n_layers) as u64);
+        let mut observer = Watched { calibration, layer_done: &mut layer_done };
+        let mut batch = [Sequence { state: &mut state, tokens: part, wanted: Wanted::None }];
+        model.forward(&mut batch, None, Some(&mut observer))?;
     }
     calibration.end_window(tokens.len());
     Ok(())
+}
+
+/// A calibration in a pass that is watched: of a streamed model, one takes minutes.
+struct Watched<'a> {
+    calibration: &'a mut Calibration,
+    /// Takes the number of layers that are done.
+    layer_done: &'a mut dyn FnMut(usize),
+}
+
+impl Observer for Watched<'_> {
+    fn tensor(&mut self, layer: Option<usize>, name: &'static str, n_rows: usize, values: &[f32]) {
+        if let (Some(layer), "attn_in") = (layer, name) {
+            (self.layer_done)(layer);
+        }
+        self.calibration.tensor(layer, name, n_rows, values);
+    }
+
+    fn picks(&mut self, layer: usize, picks: &Picks) {
+        self.calibration.picks(layer, picks);
+    }
+
+    fn wants_units(&self) -> bool {
+        self.calibration.wants_units()
+    }
+
+    fn units(&mut self, layer: usize, expert: u32, rows: &[u32], values: &[f32]) {
+        self.calibration.units(layer, expert, rows, values);
+    }
 }

@@ -131,6 +131,9 @@ pub enum EvalError {
     /// An arm cannot be packed.
     #[error("cannot pack an arm: {0}")]
     Pack(#[from] Box<flashmill_pack::PackError>),
+    /// An arm cannot be calibrated.
+    #[error("cannot calibrate an arm: {0}")]
+    Calibrate(#[from] Box<crate::calibrate::CalibrateError>),
     /// A question of the leaderboard that this suite does not ask.
     #[error("{}, question {id:?}: {what}; give a file of single turns with its possible_answer/ beside it", path.display())]
     Bfcl {

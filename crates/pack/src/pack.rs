@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use flashmill_checkpoint::packed::{self, JOURNAL, MANIFEST, Manifest};
 use flashmill_checkpoint::{Checkpoint, CheckpointError};
-use flashmill_layout::{Encoding, MatrixShape};
+use flashmill_layout::{Affine, Encoding, MatrixShape};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::error::PackError;
@@ -27,6 +27,8 @@ pub struct PackOptions {
     pub recipe: RecipeOptions,
     /// An importance file that the scales are fitted to.
     pub importance: Option<PathBuf>,
+    /// What the manifest calls that file; its name if not given.
+    pub importance_name: Option<String>,
     /// Threads; two more than there are cores if not given, so that some read while others compute.
     pub threads: Option<usize>,
 }
@@ -157,10 +159,30 @@ impl PackPlan {
         self.recipe.warnings().collect()
     }
 
+    /// Whether weights get 2 or 3 bits with scales that are searched for: those lose half as much where importance is known.
+    pub fn gains_by_importance(&self) -> bool {
+        let is_few = |from: MatrixShape, to: MatrixShape| {
+            from.encoding != to.encoding
+                && matches!(to.encoding, Encoding::Affine(Affine { bits: 2 | 3, .. }))
+        };
+        let trunk = self.items.iter().zip(&self.output.trunk).any(|((_, item), place)| {
+            matches!((item, place.kind), (Item::Matrix(matrix), TrunkKind::Matrix(to)) if is_few(matrix.shape, to))
+        });
+        let experts = self.output.layers.iter().any(|place| {
+            let from = self.source.expert_shapes(place.layer).expect("a layer of experts");
+            from.into_iter().zip(place.shapes).any(|(from, to)| is_few(from, to))
+        });
+        self.options.recipe.rule != Some(Rule::Range) && (trunk || experts)
+    }
+
     /// How the model is made, as its manifest will say.
     pub fn recipe(&self) -> packed::Recipe {
-        let path = self.importance.as_ref().map(Importance::path);
-        self.recipe_with(path.map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned()))
+        self.recipe_with(self.importance.as_ref().map(|file| self.importance_name(file.path())))
+    }
+
+    fn importance_name(&self, path: &Path) -> String {
+        let of_path = || path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        self.options.importance_name.clone().unwrap_or_else(of_path)
     }
 
     fn recipe_with(&self, importance: Option<String>) -> packed::Recipe {
@@ -194,7 +216,7 @@ impl PackPlan {
             return Err(PackError::CannotCalibrate { path: source.path().to_owned(), method });
         }
         check_place(source, out)?;
-        let name = importance.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = self.importance_name(importance);
         let recipe = self.recipe_with(Some(name.clone()));
         let report = self.already_packed_by(&recipe)?;
         let settings = Settings {

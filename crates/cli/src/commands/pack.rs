@@ -1,16 +1,15 @@
 //! `flashmill pack SOURCE OUT`: a model in the packed form.
 
 use std::io::{self, Write as _};
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
-use anyhow::{Context as _, Result};
-use flashmill_engine::human_bytes;
+use anyhow::{Context as _, Result, bail};
+use flashmill_engine::{EngineOptions, human_bytes};
+use flashmill_lab::calibrate::{Calibration, CalibrationText, Event, Prepared, prepare};
 use flashmill_pack::{PackOptions, PackPlan, PackReport};
 
-use super::calibrate::{calibrate_into, importance_path};
-use crate::flags::PackCommand;
+use crate::flags::{Calibrate, PackCommand};
 use crate::model_path::ModelPath;
 use crate::progress::Progress;
 use crate::terminal::note;
@@ -19,22 +18,83 @@ use crate::terminal::note;
 pub(crate) fn pack(command: &PackCommand) -> Result<ExitCode> {
     let source = ModelPath::find(&command.options.source)?;
     let options = PackOptions { source: source.path().to_owned(), ..command.options.clone() };
-    let (plan, report) = match &command.calibrate {
-        Some((text, ram_bytes)) => plan_calibrated(options, text, *ram_bytes)?,
-        None => (flashmill_pack::plan(options)?, None),
+    let plan = flashmill_pack::plan(options.clone())?;
+    let text = match &command.calibrate {
+        Calibrate::On(path) => Some(CalibrationText::File(path.clone())),
+        Calibrate::FewBits if plan.gains_by_importance() => Some(CalibrationText::BuiltIn),
+        Calibrate::FewBits | Calibrate::Never => None,
     };
-    warn(&plan);
-    let report = match report {
-        Some(report) => report,
-        None => run(&plan)?,
+    if text.is_none() && command.ram_bytes.is_some() {
+        bail!("--ram is the most memory of calibrating, which is not done here; leave it out");
+    }
+    let report = match text {
+        Some(text) => {
+            let prepared = calibrated(options, &text, command.ram_bytes)?;
+            warn(&prepared.plan);
+            let report = with_bar(|progress| Ok(prepared.pack(progress)?))?;
+            say(command, &prepared.plan, &report)
+        }
+        None => {
+            warn(&plan);
+            let report = with_bar(|progress| Ok(flashmill_pack::pack(&plan, progress)?))?;
+            say(command, &plan, &report)
+        }
     };
+    report.context("cannot write to standard output")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The plan with an importance file, which is made if it is not there.
+fn calibrated(options: PackOptions, text: &CalibrationText, ram_bytes: Option<u64>) -> Result<Prepared> {
+    let engine = EngineOptions { ram_bytes, ..EngineOptions::default() };
+    let mut bar = match text {
+        CalibrationText::BuiltIn => Progress::of_parts("calibrating"),
+        CalibrationText::File(_) => Progress::of_many_bytes("calibrating"),
+    };
+    let mut made = None;
+    let prepared = prepare(options, text, &engine, &mut |event| match event {
+        Event::Calibrating { done, total } => bar.set(done, total),
+        Event::Made(path, calibration) => {
+            made = Some(match text {
+                CalibrationText::BuiltIn => tokens_of(calibration),
+                CalibrationText::File(_) => format!("{} into {}", tokens_of(calibration), path.display()),
+            });
+        }
+        Event::Found(path) => note!("note: {} is there from an earlier run and is used", path.display()),
+        Event::CannotRun(error) => {
+            note!("note: packed without calibrating, since the model does not run: {error}")
+        }
+    })?;
+    drop(bar);
+    if let Some(made) = made {
+        note!("calibrated on {made}");
+    }
+    Ok(prepared)
+}
+
+/// What was read, and what it did not reach.
+fn tokens_of(calibration: &Calibration) -> String {
+    let (n_unused, n_experts) = calibration.unused_experts();
+    let unused = match n_unused {
+        0 => String::new(),
+        n => format!(" ({n} of {n_experts} experts were never picked, and are packed as without)"),
+    };
+    format!("{} tokens{unused}", calibration.n_tokens())
+}
+
+fn with_bar(pack: impl FnOnce(&(dyn Fn(u64, u64) + Sync)) -> Result<PackReport>) -> Result<PackReport> {
+    let progress = Mutex::new(Progress::of_many_bytes("packing"));
+    pack(&|done, total| progress.lock().unwrap_or_else(PoisonError::into_inner).set(done, total))
+}
+
+fn say(command: &PackCommand, plan: &PackPlan, report: &PackReport) -> io::Result<()> {
     let mut out = io::stdout();
     let recipe = plan.recipe();
     let resumed = match report.resumed_bytes {
         0 => String::new(),
         bytes => format!(", {} of it written before", human_bytes(bytes)),
     };
-    let written = writeln!(
+    writeln!(
         out,
         "packed {} into {}: {}{resumed} (experts {}; trunk {})",
         recipe.source,
@@ -42,39 +102,8 @@ pub(crate) fn pack(command: &PackCommand) -> Result<ExitCode> {
         human_bytes(report.bytes),
         recipe.experts,
         recipe.trunk
-    );
-    written
-        .and_then(|()| if command.timing { write!(out, "{}", timing(&report)) } else { Ok(()) })
-        .context("cannot write to standard output")?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The plan with an importance file, which is made if it is not there; or without one and a report, if nothing is left to do.
-fn plan_calibrated(
-    options: PackOptions,
-    text: &Path,
-    ram_bytes: Option<u64>,
-) -> Result<(PackPlan, Option<PackReport>)> {
-    let plan = flashmill_pack::plan(options.clone())?;
-    let importance = importance_path(&plan, &options, text)?;
-    if importance.exists() {
-        note!("note: {} is there from an earlier run and is used", importance.display());
-    } else {
-        // The cheap checks first: the text may take hours.
-        if let Some(report) = plan.check_to_calibrate(&importance)? {
-            return Ok((plan, Some(report)));
-        }
-        calibrate_into(&importance, &options.source, text, ram_bytes)?;
-    }
-    let plan = flashmill_pack::plan(PackOptions { importance: Some(importance), ..options })?;
-    Ok((plan, None))
-}
-
-fn run(plan: &PackPlan) -> Result<PackReport> {
-    let progress = Mutex::new(Progress::of_many_bytes("packing"));
-    Ok(flashmill_pack::pack(plan, &|done, total| {
-        progress.lock().unwrap_or_else(PoisonError::into_inner).set(done, total);
-    })?)
+    )?;
+    if command.timing { write!(out, "{}", timing(report)) } else { Ok(()) }
 }
 
 /// What the choice of bits means.

@@ -40,11 +40,15 @@ pub(crate) struct LowPack {
     #[arg(long, value_name = "FILE")]
     imatrix: Option<PathBuf>,
     /// Run the model on this text file first and fit the scales to what it used; the numbers are kept in an importance file beside
-    /// OUT
+    /// OUT. If not given, a built-in text of some 2000 tokens is used where experts or trunk get 2 or 3 bits and there is neither
+    /// --imatrix nor --recipe
     #[arg(long, value_name = "TEXT", conflicts_with = "imatrix")]
     calibrate: Option<PathBuf>,
-    /// Most memory of that run, for example 8G; 80 % of what the machine and its control groups allow if not given
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "calibrate")]
+    /// Pack 2 and 3 bits without running the model on the built-in text: sooner, and worse
+    #[arg(long, conflicts_with = "calibrate")]
+    no_calibrate: bool,
+    /// Most memory of the run that calibrates, for example 8G; 80 % of what the machine and its control groups allow if not given
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     ram: Option<u64>,
     /// Threads; two more than there are cores if not given
     #[arg(long, value_name = "N", value_parser = at_least_one)]
@@ -65,7 +69,8 @@ pub(crate) struct LowVerify {
 #[derive(Debug, Args)]
 pub(crate) struct LowPullPack {
     /// Pack each file as it arrives and remove it again, so that the disk needs room for the packed model and three of its files: 2,
-    /// 3, 4, 5, 6, 8 or 16 bits as `pack --bits`, or `keep` for every byte as it is
+    /// 3, 4, 5, 6, 8 or 16 bits as `pack --bits`, or `keep` for every byte as it is. The model is never there as a whole, so that 2 and
+    /// 3 bits are not calibrated as `pack` does by itself: give --imatrix, or pull it and pack it then
     #[arg(long = "pack", value_name = "BITS", value_parser = bits_or_keep())]
     bits: Option<PullBits>,
     /// The directory to make; NAME-4bit here if not given. Files on their way lie beside it, in DIR.pull
@@ -118,6 +123,7 @@ impl LowPullPack {
             out: self.out.unwrap_or_else(|| PathBuf::from(format!("{name}-{ending}"))),
             recipe,
             importance: self.imatrix,
+            importance_name: None,
             threads: self.threads,
         })
     }
@@ -126,9 +132,20 @@ impl LowPullPack {
 /// Pack a model.
 pub(crate) struct PackCommand {
     pub(crate) options: PackOptions,
-    /// A text to calibrate with, and the most memory that may take.
-    pub(crate) calibrate: Option<(PathBuf, Option<u64>)>,
+    pub(crate) calibrate: Calibrate,
+    /// The most memory that calibrating may take.
+    pub(crate) ram_bytes: Option<u64>,
     pub(crate) timing: bool,
+}
+
+/// What the model is run on first.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Calibrate {
+    /// On this text.
+    On(PathBuf),
+    /// On the built-in one, where weights get 2 or 3 bits.
+    FewBits,
+    Never,
 }
 
 impl From<LowPack> for PackCommand {
@@ -140,15 +157,21 @@ impl From<LowPack> for PackCommand {
             group: low.group,
             rule: low.recipe,
         };
+        let has_way = low.imatrix.is_some() || low.recipe.is_some() || low.no_calibrate;
+        let calibrate = match low.calibrate {
+            Some(text) => Calibrate::On(text),
+            None if has_way => Calibrate::Never,
+            None => Calibrate::FewBits,
+        };
         let options = PackOptions {
             source: low.source,
             out: low.out,
             recipe,
             importance: low.imatrix,
+            importance_name: None,
             threads: low.threads,
         };
-        let calibrate = low.calibrate.map(|text| (text, low.ram));
-        PackCommand { options, calibrate, timing: low.timing }
+        PackCommand { options, calibrate, ram_bytes: low.ram, timing: low.timing }
     }
 }
 
@@ -212,6 +235,12 @@ mod tests {
         assert_eq!(mixed, expected);
         assert_eq!(recipe("pack a b --recipe range").rule, Some(Rule::Range));
         assert_eq!(recipe("pack a b --recipe fit").rule, Some(Rule::Fit));
+        let calibrate = |line: &str| parse(line).expect("valid").calibrate;
+        assert_eq!(calibrate("pack a b --bits 2 --ram 1G"), Calibrate::FewBits);
+        assert_eq!(calibrate("pack a b --bits 8 --calibrate c"), Calibrate::On("c".into()));
+        for way in ["--recipe fit", "--recipe range", "--imatrix c", "--no-calibrate"] {
+            assert_eq!(calibrate(&format!("pack a b --bits 2 {way}")), Calibrate::Never);
+        }
         for line in [
             "pack a b --bits 7",
             "pack a b --bits 1",
@@ -219,7 +248,8 @@ mod tests {
             "pack a b --recipe hqq",
             "pack a",
             "pack a b c",
-            "pack a b --ram 1G",
+            "pack a b --calibrate c --no-calibrate",
+            "pack a b --calibrate c --imatrix d",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -271,7 +271,7 @@ fn calibrated_with_a_text() {
         .expect("an importance file");
     pack("again", &["--imatrix", text(&importance)]).success();
     assert!(files(&dir.path().join("out")) == files(&dir.path().join("again")));
-    pack("plain", &[]).success();
+    pack("plain", &["--no-calibrate"]).success();
     let experts =
         |out: &str| fs::read(dir.path().join(out).join("experts-00000.safetensors")).expect("a file");
     assert!(experts("out") != experts("plain"), "the scales follow the importance");
@@ -287,6 +287,63 @@ fn calibrated_with_a_text() {
     pack("x", &["--calibrate", "/nowhere.txt"]).fails_with(&["cannot read the text", "/nowhere.txt"]);
     fs::write(&text_file, b"\xff\xfe").expect("written");
     pack("x", &["--calibrate", text(&text_file)]).fails_with(&["not UTF-8 at byte 0", "plain text file"]);
+}
+
+/// Few bits are fitted to a built-in text, whose traces are the scales and a word in the manifest.
+#[test]
+fn few_bits_are_calibrated_unasked() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let source = fixture("qwen3_5_moe");
+    let pack = |out: &str, args: &[&str]| {
+        let out = dir.path().join(out);
+        run(["pack", text(&source), text(&out)].iter().chain(args))
+    };
+    let ran = pack("out", &["--bits", "2", "--ram", "200M"]);
+    assert!(ran.success().contains("scales fitted") && ran.stderr.contains("calibrated on "), "{ran:#?}");
+    let names: Vec<_> =
+        fs::read_dir(dir.path()).expect("a directory").map(|e| e.expect("an entry")).collect();
+    assert_eq!(names.len(), 1, "nothing stays beside it: {names:?}");
+    let recipe = |out: &str| run(["inspect", text(&dir.path().join(out)), "--json"]).json()["recipe"].clone();
+    assert_eq!(recipe("out")["importance"], "built-in text");
+    let again = pack("out", &["--bits", "2"]);
+    assert!(again.success().starts_with("packed ") && !again.stderr.contains("calibrated"), "{again:#?}");
+    pack("twin", &["--experts-bits", "2", "--trunk-bits", "8"]).success();
+    let experts =
+        |out: &str| fs::read(dir.path().join(out).join("experts-00000.safetensors")).expect("a file");
+    assert!(experts("out") == experts("twin"), "the same every time");
+    for (out, args) in [("a", ["--no-calibrate"].as_slice()), ("b", &["--recipe", "fit"])] {
+        let ran = pack(out, &[&["--bits", "2"], args].concat());
+        assert!(ran.success().contains("scales fitted") && !ran.stderr.contains("calibrated"), "{ran:#?}");
+        assert!(recipe(out)["importance"].is_null());
+    }
+    assert!(experts("a") == experts("b") && experts("a") != experts("out"));
+    let ran = pack("four", &["--bits", "4"]);
+    assert!(ran.success().contains("4 bits") && !ran.stderr.contains("calibrated"), "{ran:#?}");
+    pack("five", &["--bits", "5", "--ram", "1G"]).fails_with(&["--ram is the most memory of calibrating"]);
+}
+
+/// Without a tokenizer, or before GPTQ's weights are rearranged, a model does not run.
+#[test]
+fn what_does_not_run_is_packed_without_calibrating() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let no_tokenizer = copy_of(&fixture("qwen3_5_moe"));
+    fs::remove_file(no_tokenizer.path().join("tokenizer.json")).expect("removed");
+    let gptq = fixture("qwen3_5_moe_gptq4");
+    let too_little = fixture("qwen3_5_moe");
+    for (source, ram, why) in
+        [(no_tokenizer.path(), "1G", "tokenizer.json"), (&gptq, "1G", "GPTQ"), (&too_little, "1M", "floor")]
+    {
+        let pack = |out: &str, args: &[&str]| {
+            let out = dir.path().join(out);
+            fs::remove_dir_all(&out).ok();
+            let ran = run(["pack", text(source), text(&out), "--bits", "3"].iter().chain(args));
+            ran.success();
+            (ran.stderr, files(&out))
+        };
+        let (said, found) = pack("out", &["--ram", ram]);
+        assert!(said.contains("without calibrating") && said.contains(why), "{said}");
+        assert!(found == pack("plain", &["--no-calibrate"]).1);
+    }
 }
 
 /// A text that cannot be read to its end shows whether calibrating began.
@@ -315,7 +372,8 @@ fn what_is_refused_is_refused_before_a_text_is_read() {
     let len = bytes.len();
     bytes[len - 2..].copy_from_slice(&[0xc0, 0x7f]);
     fs::write(&path, bytes).expect("written");
-    run(["pack", text(source), text(&dir.path().join("begun")), "--bits", "3"]).fails_with(&["NaN"]);
+    let begun = dir.path().join("begun");
+    run(["pack", text(source), text(&begun), "--bits", "3", "--no-calibrate"]).fails_with(&["NaN"]);
     pack(source, "begun", "4").fails_with(&["was begun with experts: 3 bits"]);
     pack(source, "begun", "3").fails_with(&["was begun with importance: none", "still to be made"]);
 }

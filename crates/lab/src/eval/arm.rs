@@ -3,21 +3,27 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use flashmill_engine::{Checkpoint, EngineError, EngineOptions, Role};
-use flashmill_pack::{Bits, PackOptions, RecipeOptions};
+use flashmill_pack::{Bits, PackError, PackOptions, PackReport, RecipeOptions};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::EvalError;
+use crate::calibrate::{CalibrationText, Event, built_in_key, prepare};
+
+/// How often somebody looks how far packing is.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The weights of an arm.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Weights {
     /// The model as it is.
     Stored,
-    /// What `flashmill pack --bits N` makes of it: experts of so many bits, the trunk of at least 8.
+    /// What `flashmill pack --bits N` makes of it: experts of so many bits, the trunk of at least 8; calibrated at 2 and 3.
     Bits(u8),
     /// Another form of the model, in these files.
     Variant(PathBuf),
@@ -36,6 +42,16 @@ impl Arm {
     /// What people read.
     pub fn name(&self) -> String {
         format!("{}, {} experts", self.weights_name(), self.experts)
+    }
+
+    /// What decides its weights, the files of the model apart.
+    pub(super) fn weights_key(&self) -> Result<String, EvalError> {
+        Ok(match &self.weights {
+            Weights::Stored => "stored".to_owned(),
+            Weights::Bits(bits @ (2 | 3)) => format!("bits {bits}, calibrated on {:x}", built_in_key()),
+            Weights::Bits(bits) => format!("bits {bits}"),
+            Weights::Variant(path) => format!("variant {:x}", identity(path)?),
+        })
     }
 
     /// The weights, for people.
@@ -132,18 +148,27 @@ pub(super) fn identity(path: &Path) -> Result<u64, EvalError> {
 pub(super) struct Files<'a> {
     weights: &'a Weights,
     model: &'a Path,
+    /// How the model is opened to be calibrated: as `flashmill pack` does, but within the budget.
+    engine: EngineOptions,
     /// Where they are packed.
     dir: PathBuf,
     is_packed: bool,
 }
 
 impl<'a> Files<'a> {
-    pub(super) fn new(weights: &'a Weights, model: &'a Path, dir: PathBuf) -> Files<'a> {
-        Files { weights, model, dir, is_packed: false }
+    pub(super) fn new(
+        weights: &'a Weights,
+        model: &'a Path,
+        engine: &EngineOptions,
+        dir: PathBuf,
+    ) -> Files<'a> {
+        let engine = EngineOptions { ram_bytes: engine.ram_bytes, ..EngineOptions::default() };
+        Files { weights, model, engine, dir, is_packed: false }
     }
 
-    /// Where they are. What a run that was killed has packed is taken over.
-    pub(super) fn path(&mut self) -> Result<PathBuf, EvalError> {
+    /// Where they are. What a run that was killed has packed is taken over. `tell` is told what is done to them and the share that is
+    /// done, 0 to 1.
+    pub(super) fn path(&mut self, tell: &mut dyn FnMut(&str, f64)) -> Result<PathBuf, EvalError> {
         let bits = match self.weights {
             Weights::Stored => return Ok(self.model.to_owned()),
             Weights::Variant(path) => return Ok(path.clone()),
@@ -153,11 +178,46 @@ impl<'a> Files<'a> {
             self.is_packed = true;
             let recipe = RecipeOptions { bits: Some(Bits::Affine(bits)), ..RecipeOptions::default() };
             let (source, out) = (self.model.to_owned(), self.dir.clone());
-            let plan = flashmill_pack::plan(PackOptions { source, out, recipe, ..PackOptions::default() });
-            flashmill_pack::pack(&plan.map_err(Box::new)?, &|_, _| ()).map_err(Box::new)?;
+            let options = PackOptions { source, out, recipe, ..PackOptions::default() };
+            let plan = flashmill_pack::plan(options.clone()).map_err(Box::new)?;
+            if plan.gains_by_importance() {
+                let prepared = prepare(options, &CalibrationText::BuiltIn, &self.engine, &mut |event| {
+                    if let Event::Calibrating { done, total } = event {
+                        tell("calibrating", done as f64 / total.max(1) as f64);
+                    }
+                });
+                let prepared = prepared.map_err(Box::new)?;
+                watched(|progress| prepared.pack(progress), tell)?;
+            } else {
+                watched(|progress| flashmill_pack::pack(&plan, progress), tell)?;
+            }
         }
         Ok(self.dir.clone())
     }
+}
+
+/// Packs on a thread of its own while this one tells how far it is.
+fn watched(
+    pack: impl FnOnce(&(dyn Fn(u64, u64) + Sync)) -> Result<PackReport, PackError> + Send,
+    tell: &mut dyn FnMut(&str, f64),
+) -> Result<(), EvalError> {
+    let (done, total) = (AtomicU64::new(0), AtomicU64::new(1));
+    let report = thread::scope(|scope| {
+        let (done, total) = (&done, &total);
+        let packing = scope.spawn(move || {
+            pack(&|n_done, n| {
+                total.store(n.max(1), Ordering::Relaxed);
+                done.store(n_done, Ordering::Relaxed);
+            })
+        });
+        while !packing.is_finished() {
+            tell("packing", done.load(Ordering::Relaxed) as f64 / total.load(Ordering::Relaxed) as f64);
+            thread::sleep(LOOK_EVERY);
+        }
+        packing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    report.map_err(Box::new)?;
+    Ok(())
 }
 
 impl Drop for Files<'_> {

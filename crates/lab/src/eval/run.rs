@@ -39,7 +39,7 @@ pub struct EvalOptions {
 pub struct Progress<'a> {
     /// The arm.
     pub arm: &'a str,
-    /// The suite.
+    /// The suite, or what is done to the arm's weights before, in words.
     pub suite: &'a str,
     /// Cases that are done, of all arms and suites; those of earlier runs too.
     pub done: usize,
@@ -72,7 +72,7 @@ pub fn eval(
     let mut reports: Vec<(ArmReport, Vec<Vec<Outcome>>)> = Vec::new();
     for group in arms.chunk_by(|a, b| a.weights == b.weights) {
         let dir = options.work.join(format!("arm-{:016x}", run.key(&group[0])?));
-        let mut files = Files::new(&group[0].weights, &options.model, dir);
+        let mut files = Files::new(&group[0].weights, &options.model, &options.engine, dir);
         for arm in group {
             let first = reports.first().map(|(_, outcomes)| &outcomes[..]);
             let report = run.arm(arm, &mut files, first)?;
@@ -123,13 +123,18 @@ struct Run<'a, 'b> {
 impl Run<'_, '_> {
     /// A number for everything that the outcomes of an arm depend on, the suite apart.
     fn key(&self, arm: &Arm) -> Result<u64, EvalError> {
-        let weights = match &arm.weights {
-            Weights::Stored => "stored".to_owned(),
-            Weights::Bits(bits) => format!("bits {bits}"),
-            Weights::Variant(path) => format!("variant {:x}", arm::identity(path)?),
-        };
+        let weights = arm.weights_key()?;
         let settings = arm::settings(&self.options.engine, arm.experts);
         Ok(xxh3_64(format!("{} {:x} {weights} {settings}", self.options.program, self.model).as_bytes()))
+    }
+
+    /// The files of the arm `name`, packed if they have to be.
+    fn files_path(&mut self, name: &str, files: &mut Files<'_>) -> Result<PathBuf, EvalError> {
+        let (done, total, progress) = (self.n_done, self.total, &mut self.progress);
+        files.path(&mut |what, share| {
+            let suite = format!("{what}, {:.0} %", 100.0 * share);
+            progress(Progress { arm: name, suite: &suite, done, total });
+        })
     }
 
     /// All suites on one arm; `first` are the outcomes of the first arm.
@@ -143,7 +148,7 @@ impl Run<'_, '_> {
         let facts = match self.journal.arm(key) {
             Some(facts) => *facts,
             None => {
-                let facts = ArmFacts::of(&files.path()?, arm.experts)?;
+                let facts = ArmFacts::of(&self.files_path(&name, files)?, arm.experts)?;
                 self.journal.add_arm(key, &name, facts)?;
                 facts
             }
@@ -182,11 +187,11 @@ impl Run<'_, '_> {
             (0..suite.n_cases()).filter(|&case| self.journal.case(key, case).is_none()).collect();
         self.n_done += suite.n_cases() - missing.len();
         if !missing.is_empty() {
+            let path = self.files_path(&name, files)?;
             let (n_done, total, progress) = (&mut self.n_done, self.total, &mut self.progress);
             let mut tell =
                 |n_done| progress(Progress { arm: &name, suite: suite.name(), done: n_done, total });
             tell(*n_done);
-            let path = files.path()?;
             let engine =
                 EngineOptions { experts_per_token: Some(arm.experts), ..self.options.engine.clone() };
             let journal = &mut self.journal;

@@ -181,7 +181,14 @@ fn pack(out: PathBuf, importance: Option<PathBuf>) -> Checkpoint {
     let rule = importance.is_none().then_some(Rule::Range);
     let recipe = RecipeOptions { bits: Some(Bits::Affine(2)), rule, ..RecipeOptions::default() };
     let source = fixture("qwen3_5_moe");
-    let options = PackOptions { source, out: out.clone(), recipe, importance, threads: Some(2) };
+    let options = PackOptions {
+        source,
+        out: out.clone(),
+        recipe,
+        importance,
+        threads: Some(2),
+        ..PackOptions::default()
+    };
     flashmill_pack::pack(&flashmill_pack::plan(options).unwrap(), &|_, _| ()).unwrap();
     Checkpoint::open(&out).unwrap()
 }

@@ -180,6 +180,7 @@ fn fitted_bytes_are_the_same_for_any_number_of_threads() {
             recipe: bits(2),
             importance: Some(gguf.clone()),
             threads: Some(threads),
+            ..PackOptions::default()
         };
         flashmill_pack::pack(&flashmill_pack::plan(options).unwrap(), &|_, _| ()).unwrap();
         fs::read_to_string(out.join("flashmill.json")).unwrap()
