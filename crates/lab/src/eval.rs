@@ -33,7 +33,7 @@ pub use arm::{Arm, ArmFacts, Weights};
 pub use bfcl::PossibleCall;
 pub use kld::{Bucket, Compared, Divergence, divergence};
 pub use reference::{Reference, ReferenceProblem};
-pub use report::{ArmReport, CONFIDENCE, Comparison, Finding, Report, SMALL_RISE, Share};
+pub use report::{ArmReport, CHANGED_NATS, CONFIDENCE, Comparison, Finding, Report, SMALL_RISE, Share};
 pub use run::{EvalOptions, Progress, eval};
 pub use suite::{Judged, Outcome, Speed, Suite, TextOptions, read_text};
 pub use text::{Window, windows};

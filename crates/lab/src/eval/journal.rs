@@ -115,8 +115,8 @@ fn read(file: &mut File, take: &mut dyn FnMut(Line)) -> io::Result<u64> {
 mod tests {
     use super::*;
 
-    fn outcome(nll: f64) -> Outcome {
-        Outcome::Text { tokens: 3, nll }
+    fn outcome(nll: f32) -> Outcome {
+        Outcome::Text { nlls: vec![nll; 3] }
     }
 
     #[test]
@@ -140,7 +140,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal.jsonl");
         for case in 0..2 {
-            Journal::open(&path).unwrap().add_case(1, case, "a", outcome(case as f64)).unwrap();
+            Journal::open(&path).unwrap().add_case(1, case, "a", outcome(case as f32)).unwrap();
         }
         let bytes = std::fs::read(&path).unwrap();
         let line = bytes.len() / 2;

@@ -19,6 +19,9 @@ pub const CONFIDENCE: f64 = 0.95;
 /// A rise of the perplexity below this share is called small: no reader of answers could tell.
 pub const SMALL_RISE: f64 = 0.01;
 
+/// A token whose log-likelihood changed by more than this, in nats, is called changed.
+pub const CHANGED_NATS: f64 = 0.5;
+
 /// Everything that an evaluation found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -136,6 +139,11 @@ pub enum Comparison {
         low: f64,
         /// See `low`.
         high: f64,
+        /// Root mean square of what the log-likelihoods of tokens changed by, in nats: exactly 0 with the same weights. A rise and a fall do
+        /// not make up for each other as in the ratio, so that an error shows here that moves tokens both ways.
+        change_rms_nats: f64,
+        /// Share of tokens that changed by more than [`CHANGED_NATS`], 0 to 1.
+        changed: f64,
     },
     /// Answers, case by case.
     Accuracy {
@@ -174,9 +182,9 @@ impl Finding {
         match outcomes.first()? {
             Outcome::Text { .. } => {
                 let (mut n_tokens, mut sum) = (0, 0.0);
-                for (tokens, nll) in outcomes.iter().filter_map(text) {
-                    n_tokens += tokens;
-                    sum += nll;
+                for nlls in outcomes.iter().filter_map(text) {
+                    n_tokens += nlls.len();
+                    sum += total(nlls);
                 }
                 let nll = sum / n_tokens as f64;
                 Some(Finding::Perplexity { n_tokens, nll, perplexity: nll.exp() })
@@ -227,16 +235,23 @@ impl Comparison {
             Outcome::Text { .. } => {
                 let windows: Vec<_> =
                     first.iter().filter_map(text).zip(other.iter().filter_map(text)).collect();
-                let n_tokens: usize = windows.iter().map(|((tokens, _), _)| tokens).sum();
+                let n_tokens: usize = windows.iter().map(|(first, _)| first.len()).sum();
                 // The mean of these is the difference of the means of all tokens.
                 let scale = windows.len() as f64 / n_tokens as f64;
                 let differences: Vec<f64> =
-                    windows.iter().map(|((_, first), (_, other))| (other - first) * scale).collect();
+                    windows.iter().map(|(first, other)| (total(other) - total(first)) * scale).collect();
                 let interval = statistics::mean(&differences, CONFIDENCE)?;
+                let changes = || {
+                    let tokens = windows.iter().flat_map(|(first, other)| first.iter().zip(*other));
+                    tokens.map(|(&first, &other)| f64::from(other) - f64::from(first))
+                };
+                let n_changed = changes().filter(|change| change.abs() > CHANGED_NATS).count();
                 Some(Comparison::Perplexity {
                     ratio: interval.estimate.exp(),
                     low: interval.low.exp(),
                     high: interval.high.exp(),
+                    change_rms_nats: (changes().map(|x| x * x).sum::<f64>() / n_tokens as f64).sqrt(),
+                    changed: n_changed as f64 / n_tokens as f64,
                 })
             }
             Outcome::Judged(_) => {
@@ -258,8 +273,12 @@ impl Comparison {
     }
 }
 
-fn text(outcome: &Outcome) -> Option<(usize, f64)> {
-    if let Outcome::Text { tokens, nll } = outcome { Some((*tokens, *nll)) } else { None }
+fn text(outcome: &Outcome) -> Option<&[f32]> {
+    if let Outcome::Text { nlls } = outcome { Some(nlls) } else { None }
+}
+
+fn total(nlls: &[f32]) -> f64 {
+    nlls.iter().map(|&nll| f64::from(nll)).sum()
 }
 
 fn compared(outcome: &Outcome) -> Option<&Compared> {
@@ -307,16 +326,40 @@ mod tests {
 
     #[test]
     fn perplexities_are_compared_window_by_window() {
-        let arm = |factor: f64| -> Vec<Outcome> {
-            let window = |i: i32| Outcome::Text { tokens: 10, nll: 10.0 * factor * f64::from(1 + i % 3) };
+        let arm = |factor: f32| -> Vec<Outcome> {
+            let window = |i: i32| Outcome::Text { nlls: vec![factor * (1 + i % 3) as f32; 10] };
             (0..30).map(window).collect()
         };
-        let Some(Comparison::Perplexity { ratio, low, high }) = Comparison::of(&arm(1.0), &arm(1.1)) else {
+        let Some(Comparison::Perplexity { ratio, low, high, change_rms_nats, changed }) =
+            Comparison::of(&arm(1.0), &arm(1.1))
+        else {
             panic!("perplexities")
         };
-        assert!((ratio - 0.2_f64.exp()).abs() < 1e-9 && low > 1.15 && high < 1.3, "{ratio} {low} {high}");
+        assert!((ratio - 0.2_f64.exp()).abs() < 1e-6 && low > 1.15 && high < 1.3, "{ratio} {low} {high}");
+        // Changes of 0.1, 0.2 and 0.3 nats.
+        assert!((change_rms_nats - (0.14_f64 / 3.0).sqrt()).abs() < 1e-6, "{change_rms_nats}");
+        assert_eq!(changed, 0.0);
         assert!(Comparison::of(&arm(1.0), &arm(1.1)).unwrap().is_loss());
         assert!(!Comparison::of(&arm(1.0), &arm(1.001)).unwrap().is_loss(), "too small to matter");
         assert!(!Comparison::of(&arm(1.0), &arm(0.9)).unwrap().is_loss());
+    }
+
+    /// What goes up here and down there leaves the ratio as it is.
+    #[test]
+    fn a_change_both_ways_is_a_change() {
+        let arm = |change: f32| -> Vec<Outcome> {
+            let nlls = (0..20).map(|i| 2.0 + if i % 2 == 0 { change } else { -change }).collect();
+            vec![Outcome::Text { nlls }; 30]
+        };
+        let against = |change| match Comparison::of(&arm(0.0), &arm(change)) {
+            Some(Comparison::Perplexity { ratio, change_rms_nats, changed, .. }) => {
+                assert!((ratio - 1.0).abs() < 1e-6);
+                (change_rms_nats, changed)
+            }
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(against(0.0), (0.0, 0.0));
+        assert_eq!(against(0.5), (0.5, 0.0));
+        assert_eq!(against(0.75), (0.75, 1.0));
     }
 }

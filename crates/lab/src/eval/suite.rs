@@ -43,12 +43,10 @@ enum KldReference {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// A window of a text: tokens that count, and the sum of their negative log-likelihoods in nats.
+    /// A window of a text.
     Text {
-        /// How many.
-        tokens: usize,
-        /// In nats.
-        nll: f64,
+        /// The negative log-likelihoods of the tokens that count, in nats.
+        nlls: Vec<f32>,
     },
     /// A window of a text, against the reference.
     Compared(Compared),
@@ -279,9 +277,7 @@ impl Suite {
                 let (_, mut model) = text::open(path, engine, *context)?;
                 kld::check_tokens(tokens, model.spec().vocab_size)?;
                 each(&mut |case| {
-                    let window = windows[case];
-                    let nll = text::nll(&mut model, tokens, window, stop)?;
-                    Ok(Outcome::Text { tokens: window.end - window.first, nll })
+                    Ok(Outcome::Text { nlls: text::nlls(&mut model, tokens, windows[case], stop)? })
                 })
             }
             Kind::Kld { reference, window, .. } => {

@@ -88,15 +88,15 @@ pub(super) fn read(
     Ok(())
 }
 
-/// The sum of the negative log-likelihoods, in nats, of the tokens of `window` that count.
-pub(super) fn nll(
+/// The negative log-likelihoods, in nats, of the tokens of `window` that count.
+pub(super) fn nlls(
     model: &mut Model,
     tokens: &[u32],
     window: Window,
     stop: &AtomicBool,
-) -> Result<f64, EvalError> {
+) -> Result<Vec<f32>, EvalError> {
     let Window { begin, first, end } = window;
-    let mut sum = 0.0;
+    let mut nlls = Vec::with_capacity(end - first);
     // What comes after the last token is not asked.
     read(model, &tokens[begin..end - 1], first - 1 - begin, stop, &mut |at, logits| {
         let next = tokens[begin + at + 1];
@@ -104,10 +104,10 @@ pub(super) fn nll(
         if !nll.is_finite() {
             return Err(EvalError::NotFinite { position: begin + at });
         }
-        sum += nll;
+        nlls.push(nll as f32);
         Ok(())
     })?;
-    Ok(sum)
+    Ok(nlls)
 }
 
 /// The logarithm of the softmax's denominator.

@@ -157,7 +157,13 @@ mod tests {
             suites: suites.clone(),
             against_first: BTreeMap::from([(
                 evil.to_owned(),
-                Comparison::Perplexity { ratio: 1.0, low: 1.0, high: 1.0 },
+                Comparison::Perplexity {
+                    ratio: 1.0,
+                    low: 1.0,
+                    high: 1.0,
+                    change_rms_nats: 0.5,
+                    changed: 0.25,
+                },
             )]),
             is_safe: Some(true),
         };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::{ArmReport, Comparison, Finding, Report};
+use super::{ArmReport, CHANGED_NATS, Comparison, Finding, Report};
 
 /// A table in words: heads, then rows.
 pub(super) struct Table {
@@ -166,7 +166,7 @@ fn parts(finding: &Finding) -> Vec<[String; 3]> {
 fn heads_of(suite: &str, kind: &Finding) -> Vec<String> {
     let heads = |list: &[&str]| list.iter().map(|head| format!("{suite}{head}")).collect();
     match kind {
-        Finding::Perplexity { .. } => heads(&["", ", change"]),
+        Finding::Perplexity { .. } => heads(&["", ", change", ", rms change of a token", ", tokens changed"]),
         Finding::Divergence(_) => heads(&[", mean", ", median", ", 99 %", ", 99.9 %", ", same top"]),
         Finding::Accuracy(_) => heads(&["", ", lost / won, p"]),
         Finding::Speed(_) => heads(&[", prompt tok/s", ", decode tok/s"]),
@@ -177,7 +177,14 @@ fn heads_of(suite: &str, kind: &Finding) -> Vec<String> {
 fn cells(finding: &Finding, comparison: Option<&Comparison>) -> Vec<String> {
     match finding {
         Finding::Perplexity { perplexity, .. } => {
-            vec![format!("{perplexity:.4}"), comparison.map_or_else(|| "-".to_owned(), beside)]
+            let mut cells = vec![format!("{perplexity:.4}")];
+            cells.extend(match comparison {
+                Some(comparison @ Comparison::Perplexity { change_rms_nats, changed, .. }) => {
+                    [beside(comparison), nats(*change_rms_nats), format!("{:.1} %", 100.0 * changed)]
+                }
+                _ => ["-"; 3].map(str::to_owned),
+            });
+            cells
         }
         Finding::Divergence(found) => vec![
             nats(found.mean),
@@ -208,7 +215,7 @@ fn nats(value: f64) -> String {
 fn beside(comparison: &Comparison) -> String {
     let percent = |ratio: f64| 100.0 * (ratio - 1.0);
     match *comparison {
-        Comparison::Perplexity { ratio, low, high } => {
+        Comparison::Perplexity { ratio, low, high, .. } => {
             format!("{:+.2} % ({:+.2} to {:+.2})", percent(ratio), percent(low), percent(high))
         }
         Comparison::Accuracy { n_lost, n_won, p_value, .. } => format!("{n_lost} / {n_won}, {p_value:.2}"),
@@ -218,7 +225,13 @@ fn beside(comparison: &Comparison) -> String {
 /// The same as a sentence.
 fn said(suite: &str, comparison: &Comparison) -> String {
     match *comparison {
-        Comparison::Perplexity { .. } => format!("{suite} {}", beside(comparison)),
+        Comparison::Perplexity { change_rms_nats: 0.0, .. } => format!("{suite} the same to the bit"),
+        Comparison::Perplexity { change_rms_nats, changed, .. } => format!(
+            "{suite} {}, tokens by {} nats (rms), {:.1} % of them by more than {CHANGED_NATS}",
+            beside(comparison),
+            nats(change_rms_nats),
+            100.0 * changed
+        ),
         Comparison::Accuracy { n_lost, n_won, n, p_value, difference, low, .. } => format!(
             "{suite} {:+.1} points: {n_lost} lost, {n_won} won of {n} (p = {p_value:.2}), a loss of more than {:.1} points would have shown",
             100.0 * difference,
