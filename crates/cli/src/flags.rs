@@ -17,4 +17,4 @@ pub(crate) use hi::{
 pub(crate) use low::LowArgs;
 pub(crate) use pack::{Calibrate, PackCommand};
 pub(crate) use serve::{PromptCache, ServeOptions};
-pub(crate) use tune::{LossFlags, TuneFlags};
+pub(crate) use tune::{LossFlags, MaxLoss, TuneFlags};

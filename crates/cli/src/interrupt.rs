@@ -68,7 +68,15 @@ pub(crate) fn remove_on_interrupt(directory: &Path) {
     TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).push(directory.to_owned());
 }
 
-/// Ends the program at once, from the handler's thread.
+/// From now on the program ends when its standard input does: whoever waits for it has the other end of the pipe.
+pub(crate) fn end_with_input() {
+    std::thread::spawn(|| {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        leave();
+    });
+}
+
+/// Ends the program at once, from a thread of its own.
 fn leave() -> ! {
     for directory in TEMPORARY.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         let _ = std::fs::remove_dir_all(directory);

@@ -21,11 +21,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser as _;
+use flashmill_lab::tune::ENDS_WITH_INPUT;
 
 use flags::{LowArgs, Mode};
 use terminal::note;
 
 fn main() -> ExitCode {
+    if std::env::var_os(ENDS_WITH_INPUT).is_some() {
+        interrupt::end_with_input();
+    }
     match LowArgs::try_parse() {
         Ok(args) => exit_code(run(args)),
         // Help and version are no errors; wrong usage is, with code 2.

@@ -76,13 +76,15 @@ pub(crate) fn host() -> String {
     host.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(64).collect()
 }
 
+/// A number for the disk that holds the file at `path`.
 #[cfg(unix)]
-fn disk_of(path: &Path) -> u64 {
+pub(crate) fn disk_of(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt as _;
     fs::metadata(path).map_or(0, |metadata| metadata.dev())
 }
 
+/// A number for the disk that holds the file at `path`.
 #[cfg(not(unix))]
-fn disk_of(_: &Path) -> u64 {
+pub(crate) fn disk_of(_: &Path) -> u64 {
     0
 }

@@ -213,6 +213,11 @@ impl Plan {
         self
     }
 
+    /// How experts are read: what was asked for, or the fastest reader if the machine was measured.
+    pub fn reader(&self) -> ReaderKind {
+        self.model.store.reader
+    }
+
     /// Bytes in use when everything that was planned is touched.
     pub fn used_bytes(&self) -> u64 {
         self.process_bytes

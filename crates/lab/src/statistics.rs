@@ -4,8 +4,7 @@
 //! |---|---|
 //! | yes or no, of many cases | [`wilson`] |
 //! | yes or no, twice of the same cases | [`Pairs`]: McNemar's exact test, Tango's interval |
-//! | numbers, of two samples | [`shift`]: Hodges and Lehmann's, by ranks |
-//! | differences of numbers, case by case | [`mean`]: Student's interval; [`bootstrap`] for anything that is no mean |
+//! //! | differences of numbers, case by case | [`mean`]: Student's interval; [`center`]: Hodges and Lehmann's, by ranks, where some are far off; [`bootstrap`] for anything else |
 //!
 //! Cases have to be independent. The tokens of one text are not: whoever compares texts token by token takes the mean of each text, or
 //! of pieces long enough, as a case.
@@ -18,7 +17,7 @@ mod values;
 
 pub use distributions::{normal_quantile, student_quantile};
 pub use proportions::{Pairs, wilson};
-pub use values::{bootstrap, mean, shift};
+pub use values::{bootstrap, center, mean};
 
 /// An estimate, and the bounds between which the truth lies with the confidence that was asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]

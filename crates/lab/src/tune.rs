@@ -20,14 +20,16 @@ mod search;
 mod setting;
 
 pub use chart::chart;
-pub use child::{ChildSurface, Failure, output_within};
+pub use child::{ChildSurface, ENDS_WITH_INPUT, Failure};
 pub use drive::{Outcome, Tuner, tune};
-pub use duel::{Rule, Verdict, Why};
+pub use duel::{MIN_PAIRS, Rule, Verdict, Why};
 pub use grid::{Candidates, Grid, Knob};
 pub use journal::{Basis, Experiment, Journal};
-pub use loss::{Loss, LossError, loss};
-pub use search::{Point, Search};
+pub use loss::{Loss, LossError, MIN_LOSS_TOKENS, loss};
+pub use search::{Challenger, Point, Search};
 pub use setting::{Setting, UnknownSetting};
+
+use std::time::Duration;
 
 use crate::statistics::Interval;
 
@@ -36,9 +38,9 @@ pub trait Surface {
     /// One run with `settings`.
     fn run(&mut self, settings: &[Setting]) -> Result<Run, Failure>;
 
-    /// What `settings` lose against the model as it is: the mean divergence in nats, and the bounds of it. Only asked where settings
-    /// change answers.
-    fn loss(&mut self, settings: &[Setting]) -> Result<Interval, Failure>;
+    /// What `settings` lose against the model as it is: the mean divergence in nats, and the bounds of it, found `within` this time. Only
+    /// asked where settings change answers.
+    fn loss(&mut self, settings: &[Setting], within: Duration) -> Result<Interval, Failure>;
 }
 
 /// What one run gave.
@@ -68,6 +70,18 @@ pub enum TuneError {
         /// Why not.
         error: std::io::Error,
     },
+    /// Somebody else is at it.
+    #[error("another `tune` is writing {}; wait for its end, or give another --results", path.display())]
+    Busy {
+        /// The journal.
+        path: std::path::PathBuf,
+    },
+    /// A file of something else.
+    #[error("{} is no journal of `tune`; give another --results", path.display())]
+    NoJournal {
+        /// The file.
+        path: std::path::PathBuf,
+    },
     /// The journal is of something else.
     #[error(
         "{} has results of other conditions ({found} there, {expected} now); give another --results, or remove it",
@@ -76,9 +90,9 @@ pub enum TuneError {
     OtherJournal {
         /// The file.
         path: std::path::PathBuf,
-        /// Its first line.
+        /// What its first line says.
         found: String,
-        /// What it would be.
+        /// What it would say.
         expected: String,
     },
     /// A line that is no result.

@@ -253,9 +253,14 @@ impl BenchFlags {
             None => Subject::Model(low.model),
         };
         let routing = low.routing.as_deref().map(parse_routing).transpose()?;
-        let tuned = tuned_use(&low.engine);
+        let mut tuned = tuned_use(&low.engine);
+        let engine = engine_options(low.engine)?;
+        if routing.is_some() {
+            refuse_cache_aware(&engine)?;
+            tuned.given.push("cache-aware");
+        }
         let bench = BenchOptions {
-            engine: engine_options(low.engine)?,
+            engine,
             contexts: low.contexts,
             prompt_tokens: low.prompt_tokens,
             decode_tokens: low.decode_tokens,
@@ -266,6 +271,14 @@ impl BenchFlags {
         };
         Ok(BenchFlags { subject, bench, tuned, chart: low.chart, json: low.json })
     }
+}
+
+/// Experts that are drawn are not the router's to choose.
+pub(super) fn refuse_cache_aware(engine: &EngineOptions) -> Result<()> {
+    if engine.cache_aware > 0.0 {
+        bail!("--cache-aware: has no effect on experts that --routing draws; leave one of them out");
+    }
+    Ok(())
 }
 
 fn parse_routing(text: &str) -> Result<Drawn> {
@@ -448,6 +461,21 @@ mod tests {
         for line in ["plan m --level sse9", "plan m --reader carrier-pigeon", "plan m --prefetch stars"] {
             assert!(mode(line).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn drawn_experts_are_not_cache_aware() {
+        for command in ["bench", "tune"] {
+            let error =
+                mode(&format!("{command} m --routing uniform --cache-aware 0.1")).err().expect("refused");
+            assert!(error.to_string().contains("--routing"), "{error}");
+        }
+        let Mode::Bench(bench) = mode("bench m --routing uniform").expect("valid") else { panic!("bench") };
+        assert_eq!(bench.tuned.given, ["cache-aware"], "nor if it was tuned");
+        let Mode::Tune(tune) = mode("tune m --routing uniform --depth 8").expect("valid") else {
+            panic!("tune")
+        };
+        assert_eq!(tune.given, ["depth", "cache-aware"]);
     }
 
     #[test]

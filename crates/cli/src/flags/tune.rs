@@ -1,13 +1,14 @@
 //! The flags of `tune`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Args;
 use flashmill_engine::EngineOptions;
 
-use super::engine::engine_options;
+use super::engine::{engine_options, tuned_use};
+use super::hi::refuse_cache_aware;
 use super::low::{LowEngine, LowModel, at_least_one};
 
 /// As they are typed.
@@ -42,8 +43,8 @@ pub(crate) struct LowTune {
     /// Most seconds of each phase of a run
     #[arg(long, value_name = "S", default_value = "10", value_parser = at_least_one)]
     patience: usize,
-    /// Most pairs of runs of one experiment, from 4 to 25: fewer are done sooner, and see less where runs differ much
-    #[arg(long, value_name = "N", default_value = "25", value_parser = clap::value_parser!(u8).range(4..=25))]
+    /// Most pairs of runs of one experiment, from 6 to 48: fewer are done sooner, and see less where runs differ much
+    #[arg(long, value_name = "N", default_value = "48", value_parser = clap::value_parser!(u8).range(6..=48))]
     pairs: u8,
     /// Draw the experts, as `bench` does
     #[arg(long, value_name = "KIND")]
@@ -59,6 +60,8 @@ pub(crate) struct LowTune {
 pub(crate) struct TuneFlags {
     pub(crate) model: PathBuf,
     pub(crate) engine: EngineOptions,
+    /// Settings that are not to be tried.
+    pub(crate) given: Vec<&'static str>,
     pub(crate) time: Duration,
     pub(crate) loss: Option<MaxLoss>,
     pub(crate) results: PathBuf,
@@ -117,12 +120,24 @@ impl TuneFlags {
             bail!("--max-loss: must be a number of nats above 0, for example 0.01");
         }
         let loss = low.max_loss.zip(low.text);
+        let mut given = tuned_use(&low.engine).given;
+        let engine = engine_options(low.engine)?;
+        if low.routing.is_some() {
+            refuse_cache_aware(&engine)?;
+            given.push("cache-aware");
+        }
+        let chart = low.chart.unwrap_or_else(|| low.results.with_extension("svg"));
+        let place = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        if place(&chart) == place(&low.results) {
+            bail!("--results {}: is the file of the chart as well; give another --chart", chart.display());
+        }
         Ok(TuneFlags {
             model: low.model.model,
-            engine: engine_options(low.engine)?,
+            engine,
+            given,
             time: low.time,
             loss: loss.map(|(most, text)| MaxLoss { most, text, n_tokens: low.text_tokens }),
-            chart: low.chart.unwrap_or_else(|| low.results.with_extension("svg")),
+            chart,
             results: low.results,
             runs: Runs {
                 prompt_tokens: low.prompt_tokens,

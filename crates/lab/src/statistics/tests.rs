@@ -111,40 +111,35 @@ fn means_and_bootstraps_are_scipys() {
     assert_eq!(found, bootstrap(&values, 0.9, 1, median), "the same seed, the same interval");
 }
 
-/// The bound is above 0 exactly where scipy.stats.mannwhitneyu(alternative="greater", method="exact") has at most that probability.
+/// The bound is above 0 exactly where scipy.stats.wilcoxon(alternative="greater", method="exact") has at most that probability.
 #[test]
-fn shifts_are_those_of_scipys_rank_sums() {
-    let cases: [(&[f64], &[f64], f64); 3] = [
-        (&[1.1, 2.3, 0.7, 3.1, 1.9], &[2.9, 3.5, 2.2, 4.0, 3.3, 2.6, 5.1], 0.015151515151515152),
-        (&[46.1, 47.9, 44.2, 48.8], &[50.3, 52.2, 49.9, 51.4], 0.014285714285714285),
+fn centers_are_those_of_scipys_signed_ranks() {
+    let many: Vec<f64> = (1..=48).map(|i| f64::from(i * 37 % 97) / 97.0 - 0.38).collect();
+    let cases: [(&[f64], f64, f64); 4] = [
+        (&[0.5, 0.3, -0.1, 0.9, 1.2, 0.7], 0.03125, 0.6),
+        (&[-0.203, -0.435, 1.099, 1.985, 0.623, -0.883, -0.608, 1.95, 0.553], 0.150390625, 0.5335),
         (
             &[
-                -0.802, -1.324, -0.248, 0.42, 1.136, 0.11, -0.553, -0.785, 0.749, 1.635, 0.273, -1.233,
-                -0.958, 1.6, 0.203, -1.732, -0.084, -1.163, -0.629, -0.488,
+                0.989, 2.777, 1.085, -0.109, 0.174, 1.62, -0.19, 1.428, -0.83, -0.908, -0.662, 2.154, 1.82,
+                -1.004, -0.351, 2.236, -0.107, 0.708, 1.754, 0.279,
             ],
-            &[
-                0.187, 1.453, 0.837, 0.311, 1.31, 1.73, -0.743, 0.643, -0.081, 0.727, -0.389, 0.921, 0.862,
-                0.596, -0.148, 0.504, -0.191, -0.455, 1.125, -0.209,
-            ],
-            0.008371196901931534,
+            0.022027015686035156,
+            0.63425,
         ),
+        (&many, 0.00880562685360431, 0.1097),
     ];
-    for (first, second, p) in cases {
+    for (values, p, middle) in cases {
+        let negative: Vec<f64> = values.iter().map(|value| -value).collect();
         for (tail, is_above) in [(p * 1.0001, true), (p * 0.9999, false)] {
-            let up = shift(first, second, 1.0 - 2.0 * tail);
+            let up = center(values, 1.0 - 2.0 * tail);
             assert_eq!(up.low > 0.0, is_above, "{tail}: {up:?}");
-            let down = shift(second, first, 1.0 - 2.0 * tail);
+            assert!(near(up.estimate, middle, 1e-4), "{up:?}");
+            let down = center(&negative, 1.0 - 2.0 * tail);
             assert_eq!(down.high < 0.0, is_above, "{tail}: {down:?}");
-            assert!(near(up.estimate, -down.estimate, 1e-12));
         }
     }
-    assert_eq!(shift(&[1.0, 2.0], &[4.0, 8.0], 0.95).low, f64::NEG_INFINITY, "two of each say nothing");
-    assert_eq!(shift(&[1.0, 2.0], &[4.0, 8.0], 0.6).low, 2.0, "but with probability 1 in 6");
-    // Large samples: the normal approximation is near the exact bound of 26 and 24, and 26 and 26 have no exact one.
-    let values = |n: u32, shift: f64| (0..n).map(|i| f64::from(i * 7 % 26) + shift).collect::<Vec<_>>();
-    let exact = shift(&values(24, 0.0), &values(26, 5.0), 0.95);
-    let normal = shift(&values(26, 0.0), &values(26, 5.0), 0.95);
-    assert!(near(exact.low, normal.low, 1.0) && near(exact.high, normal.high, 1.0), "{exact:?} {normal:?}");
+    assert_eq!(center(&[4.0, 8.0, 9.0], 0.95).low, f64::NEG_INFINITY, "three say nothing");
+    assert_eq!(center(&[4.0, 8.0, 9.0], 0.75).low, 4.0, "but with probability 1 in 8");
 }
 
 fn average(values: &mut [f64]) -> f64 {
@@ -209,21 +204,20 @@ fn mcnemars_test_errs_as_often_as_it_must() {
     assert_rate("false positives", 0.029440205993088275, significant(0.1, 0.1));
 }
 
-/// Samples of 4 and 4 cannot err more often than 2 in 70, whatever the noise: here one that is far off in one of four runs.
+/// Six values cannot err more often than 2 in 64, whatever the noise: here one that is far off in one of four.
 #[test]
-fn shifts_err_as_often_as_they_say() {
+fn centers_err_as_often_as_they_say() {
     let differs = |by: f64| {
         move |random: &mut SplitMix64| {
-            let mut draw = |by: f64| -> Vec<f64> {
-                let mut one = || normal(random) - if random.unit() < 0.25 { 20.0 } else { 0.0 };
-                (0..4).map(|_| by + one()).collect()
-            };
-            let found = shift(&draw(0.0), &draw(by), 1.0 - 2.0 * 0.0143);
+            let far =
+                |random: &mut SplitMix64| if random.unit() < 0.25 { 20.0 * normal(random) } else { 0.0 };
+            let values: Vec<f64> = (0..6).map(|_| by + normal(random) + far(random)).collect();
+            let found = center(&values, 1.0 - 2.0 * 0.0157);
             found.low > 0.0 || found.high < 0.0
         }
     };
-    assert_rate("false positives", 2.0 / 70.0, differs(0.0));
-    assert_rate("sure of 100", 1.0, differs(100.0));
+    assert_rate("false positives", 2.0 / 64.0, differs(0.0));
+    assert_rate("sure of 1000", 1.0, differs(1000.0));
 }
 
 #[test]

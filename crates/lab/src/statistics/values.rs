@@ -1,7 +1,7 @@
 //! Numbers, case by case.
 
 use super::Interval;
-use super::distributions::{normal_quantile, student_quantile};
+use super::distributions::student_quantile;
 use crate::random::SplitMix64;
 
 /// The mean of independent `values`: Student's interval. For two ways of doing the same cases, `values` are the differences. `None` for
@@ -19,58 +19,43 @@ pub fn mean(values: &[f64], confidence: f64) -> Option<Interval> {
     Some(Interval { estimate, low: estimate - half, high: estimate + half })
 }
 
-/// Samples up to this size in all have the exact distribution of the rank sum; larger ones are normal enough.
-const MAX_EXACT: usize = 50;
-
-/// How much larger `second` is than `first`, two independent samples of one shape: the estimate of Hodges and Lehmann, which is the median
-/// of all differences, and the bounds that belong to the rank sum test of Mann and Whitney (J. L. Hodges and E. L. Lehmann, "Estimates of
-/// location based on rank tests", 1963). A few values far off do not move it. Where the samples are too small for the confidence, the
-/// bounds are infinite.
+/// The middle of independent `values` that are spread evenly around it, such as differences of two runs of which either may be the slower
+/// one by chance: the estimate of Hodges and Lehmann, which is the median of the means of all pairs of values, and the bounds that
+/// belong to Wilcoxon's signed rank test, whose distribution is exact (J. L. Hodges and E. L. Lehmann, "Estimates of location based
+/// on rank tests", 1963). A few values far off do not move it. Where the values are too few for the confidence, the bounds are infinite.
 ///
 /// # Panics
-/// If a sample is empty.
-pub fn shift(first: &[f64], second: &[f64], confidence: f64) -> Interval {
-    assert!(!first.is_empty() && !second.is_empty(), "a shift between samples with values");
-    let mut differences: Vec<f64> = second.iter().flat_map(|b| first.iter().map(move |a| b - a)).collect();
-    differences.sort_unstable_by(f64::total_cmp);
-    let n = differences.len();
-    let middle = 0.5 * (differences[(n - 1) / 2] + differences[n / 2]);
-    let outside = rank_sums_below(first.len(), second.len(), 0.5 - 0.5 * confidence);
-    match outside {
+/// If there are no values.
+pub fn center(values: &[f64], confidence: f64) -> Interval {
+    assert!(!values.is_empty(), "the middle of no values");
+    let mean_with_each = |(at, a): (usize, &f64)| values[at..].iter().map(|b| 0.5 * (a + b)).collect();
+    let mut means: Vec<f64> = values.iter().enumerate().flat_map::<Vec<f64>, _>(mean_with_each).collect();
+    means.sort_unstable_by(f64::total_cmp);
+    let n = means.len();
+    let middle = 0.5 * (means[(n - 1) / 2] + means[n / 2]);
+    match rank_sums_below(values.len(), 0.5 - 0.5 * confidence) {
         0 => Interval { estimate: middle, low: f64::NEG_INFINITY, high: f64::INFINITY },
-        k => Interval { estimate: middle, low: differences[k - 1], high: differences[n - k] },
+        k => Interval { estimate: middle, low: means[k - 1], high: means[n - k] },
     }
 }
 
-/// How many values 0, 1, .. of Mann and Whitney's U for samples of `n` and `m` together have a probability of `p` at most.
-fn rank_sums_below(n: usize, m: usize, p: f64) -> usize {
-    let n_values = n * m + 1;
-    if n + m > MAX_EXACT {
-        let (n, m) = (n as f64, m as f64);
-        let spread = (n * m * (n + m + 1.0) / 12.0).sqrt();
-        let below = 0.5 * n * m + normal_quantile(p) * spread + 0.5;
-        return (below.floor().max(0.0) as usize).min(n_values / 2);
-    }
-    // The counts are the coefficients of the product of (1 - x^(m + i)) / (1 - x^i), whole numbers below 2^53.
-    let mut counts = vec![0.0; n_values];
-    counts[0] = 1.0;
-    for i in 1..=n {
-        for k in (m + i..n_values).rev() {
-            counts[k] -= counts[k - m - i];
-        }
-        for k in i..n_values {
-            counts[k] += counts[k - i];
+/// How many values 0, 1, .. of Wilcoxon's signed rank sum of `n` values together have a probability of `p` at most.
+fn rank_sums_below(n: usize, p: f64) -> usize {
+    // Each rank is in the sum or not, alike often: the coefficients of the product of (1 + x^rank) / 2.
+    let mut probabilities = vec![0.0; n * (n + 1) / 2 + 1];
+    probabilities[0] = 1.0;
+    for rank in 1..=n {
+        for sum in (0..probabilities.len()).rev() {
+            let with = if sum >= rank { probabilities[sum - rank] } else { 0.0 };
+            probabilities[sum] = 0.5 * (probabilities[sum] + with);
         }
     }
-    let all: f64 = counts.iter().sum();
-    let mut sum = 0.0;
-    counts
-        .iter()
-        .take_while(|&&count| {
-            sum += count;
-            sum <= p * all * (1.0 + 1e-12)
-        })
-        .count()
+    let mut below = 0.0;
+    let is_below = |&&probability: &&f64| {
+        below += probability;
+        below <= p * (1.0 + 1e-12)
+    };
+    probabilities.iter().take_while(is_below).count()
 }
 
 /// Samples that [`bootstrap`] draws: the bounds of 95 % then move by some hundredth of the interval from seed to seed.

@@ -63,6 +63,8 @@ pub struct ChildSurface {
     pub loss: Vec<OsString>,
     /// The most time of a run.
     pub limit: Duration,
+    /// Of a comparison.
+    pub loss_limit: Duration,
     /// Set when nobody wants to go on.
     pub stop: Arc<AtomicBool>,
 }
@@ -109,9 +111,9 @@ impl Surface for ChildSurface {
         Ok(Run { decode_tok_per_s, prefill_tok_per_s, hit_rate, bytes_per_token })
     }
 
-    fn loss(&mut self, settings: &[Setting]) -> Result<Interval, Failure> {
-        // Two models are opened, and every token is decoded alone.
-        let PrintedLoss { mean, low, high } = self.output(&self.loss, settings, 4 * self.limit)?;
+    fn loss(&mut self, settings: &[Setting], within: Duration) -> Result<Interval, Failure> {
+        let PrintedLoss { mean, low, high } =
+            self.output(&self.loss, settings, self.loss_limit.min(within))?;
         Ok(Interval {
             estimate: mean,
             low: low.unwrap_or(f64::NEG_INFINITY),
@@ -129,10 +131,15 @@ const INTERRUPTED: i32 = 130;
 /// How often it is looked whether the process has ended.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Runs `command` to its end and gives what it printed; ends it when `limit` is over or `stop` is set.
-pub fn output_within(command: &mut Command, limit: Duration, stop: &AtomicBool) -> Result<Vec<u8>, Failure> {
+/// Set to `1` for a process that shall end when its standard input does, as nobody waits for it then any more.
+pub const ENDS_WITH_INPUT: &str = "FLASHMILL_ENDS_WITH_INPUT";
+
+/// Runs `command` to its end and gives what it printed; ends it when `limit` is over or `stop` is set. Its standard input is a pipe that is
+/// held open as long, by [`ENDS_WITH_INPUT`] it knows.
+fn output_within(command: &mut Command, limit: Duration, stop: &AtomicBool) -> Result<Vec<u8>, Failure> {
     let program = PathBuf::from(command.get_program());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env(ENDS_WITH_INPUT, "1");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| Failure::Start { program, error })?;
     let begun = Instant::now();
     // Read beside the wait: a full pipe would hold the process up.
@@ -168,10 +175,17 @@ pub fn output_within(command: &mut Command, limit: Duration, stop: &AtomicBool) 
     Ok(joined(output))
 }
 
+/// The most time for a process that was killed to be gone.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Kills the process. One that waits for a disk which does not answer cannot end, and is left.
 fn end(child: &mut Child) {
     // It may have ended by itself in this moment.
     let _ = child.kill();
-    let _ = child.wait();
+    let killed = Instant::now();
+    while matches!(child.try_wait(), Ok(None)) && killed.elapsed() < GRACE {
+        thread::sleep(TICK);
+    }
 }
 
 /// Reads to the end of the pipe, and keeps the first bytes.
@@ -200,6 +214,7 @@ mod tests {
             bench: args.clone(),
             loss: args,
             limit: Duration::from_secs(20),
+            loss_limit: Duration::from_secs(20),
             stop: Arc::default(),
         }
     }
@@ -211,8 +226,17 @@ mod tests {
         let settings = ["depth=8", "reader=pread", "cache=all"].map(|text| text.parse().unwrap());
         let run = surface(script).run(&settings).unwrap();
         assert_eq!((run.decode_tok_per_s, run.hit_rate, run.bytes_per_token), (12.5, 0.5, 7.0));
-        let loss = surface("echo '{\"mean\": 0.5, \"low\": 0.25, \"high\": 1}'").loss(&[]).unwrap();
+        let loss =
+            surface("echo '{\"mean\": 0.5, \"low\": 0.25, \"high\": 1}'").loss(&[], Duration::MAX).unwrap();
         assert_eq!(loss, Interval { estimate: 0.5, low: 0.25, high: 1.0 });
+        let mut slow = surface("exec sleep 1000");
+        slow.loss_limit = Duration::from_millis(200);
+        for (within, limit) in
+            [(Duration::MAX, slow.loss_limit), (Duration::from_millis(100), Duration::from_millis(100))]
+        {
+            let hung = slow.loss(&[], within);
+            assert!(matches!(hung, Err(Failure::Hung { limit: had }) if had == limit), "{hung:?}");
+        }
     }
 
     #[test]
@@ -247,6 +271,15 @@ mod tests {
             &AtomicBool::new(false),
         );
         assert_eq!(output.unwrap().len() as u64, MAX_OUTPUT_BYTES);
+    }
+
+    /// `read` fails at the end of what there is to be read, which comes when nobody holds the pipe any more.
+    #[test]
+    fn standard_input_ends_with_whoever_waits() {
+        let script = r#"[ "$FLASHMILL_ENDS_WITH_INPUT" = 1 ] && read line; exit 7"#;
+        let mut waiting = surface(script);
+        waiting.limit = Duration::from_millis(300);
+        assert!(matches!(waiting.run(&[]), Err(Failure::Hung { .. })), "it waits as long as we do");
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::child::Failure;
 use super::duel::{Rule, Verdict, Why};
 use super::grid::Grid;
 use super::journal::{Experiment, Journal};
-use super::search::{Point, Search};
+use super::search::{Challenger, Point, Search};
 use super::setting::Setting;
 use super::{Run, Surface, TuneError};
 use crate::statistics::Interval;
@@ -46,6 +47,8 @@ pub struct Outcome {
     pub gain: Option<[f64; 3]>,
     /// The mean speed of the winner in the experiment that was its last.
     pub tok_per_s: Option<f64>,
+    /// What was the winner, and did not stand the comparison with the start; with the reason.
+    pub dropped: Vec<(Vec<Setting>, Why)>,
     /// Experiments, earlier ones of the journal included.
     pub n_experiments: usize,
     /// Runs, likewise.
@@ -63,10 +66,10 @@ pub fn tune(
     past: Vec<Experiment>,
     tell: &mut dyn FnMut(&Experiment),
 ) -> Result<Outcome, TuneError> {
-    let mut search = Search::new(tuner.grid, tuner.start.clone(), tuner.predict);
+    let mut search = Search::new(tuner.grid, tuner.start.clone(), tuner.predict, tuner.rule);
     past.iter().for_each(|experiment| search.decide(experiment));
     let start = tuner.grid.settings(&tuner.start);
-    let mut bench = Bench { tuner, surface, losses: HashMap::new(), seconds: 0.0, n_runs: 0 };
+    let mut bench = Bench::new(tuner, surface, &past);
     let mut done = past;
     let mut note = |search: &mut Search<'_>, done: &mut Vec<Experiment>, experiment: Experiment| {
         search.decide(&experiment);
@@ -75,35 +78,50 @@ pub fn tune(
         done.push(experiment);
         Ok::<(), TuneError>(())
     };
-    while let Some(challenger) = search.challenger() {
-        // What is left must do for a comparison of the winner with the start.
-        let deadline = tuner.limit - bench.check_seconds();
-        if (tuner.elapsed)() >= deadline {
-            break;
+    let best = loop {
+        while let Some(Challenger { point, pairs }) = search.challenger() {
+            // What is left must do for a comparison of the winner with the start.
+            let deadline = tuner.limit - bench.check_seconds();
+            if (tuner.elapsed)() >= deadline {
+                break;
+            }
+            let incumbent = tuner.grid.settings(search.incumbent());
+            let experiment = bench.duel(&incumbent, &tuner.grid.settings(&point), pairs, deadline)?;
+            note(&mut search, &mut done, experiment)?;
         }
-        let challenger = tuner.grid.settings(&challenger);
-        let incumbent = tuner.grid.settings(search.incumbent());
-        let experiment = bench.duel(&incumbent, &challenger, deadline)?;
+        let best = tuner.grid.settings(search.incumbent());
+        let is_check = |last: &Experiment| is_between(last, &start, &best) && last.why != Why::OutOfTime;
+        if best == start || done.last().is_some_and(is_check) || (tuner.elapsed)() >= tuner.limit {
+            break best;
+        }
+        let n_dropped = search.dropped().len();
+        let experiment = bench.duel(&start, &best, tuner.rule.max_pairs(), tuner.limit)?;
         note(&mut search, &mut done, experiment)?;
-    }
-    let best = tuner.grid.settings(search.incumbent());
-    let is_check = |experiment: &Experiment| experiment.incumbent == start && experiment.challenger == best;
-    let is_checked = done.last().is_some_and(|last| is_check(last) && last.why != Why::OutOfTime);
-    if best != start && !is_checked && (tuner.elapsed)() < tuner.limit {
-        let experiment = bench.duel(&start, &best, tuner.limit)?;
-        note(&mut search, &mut done, experiment)?;
-    }
-    let best = tuner.grid.settings(search.incumbent());
-    let last = done.iter().rev().find(|experiment| is_check(experiment));
+        // A winner that does not stand it is dropped, and the one before it is the winner.
+        if search.dropped().len() == n_dropped {
+            break best;
+        }
+    };
+    let last = done.iter().rev().find(|experiment| is_between(experiment, &start, &best));
+    let dropped = search.dropped().iter();
     Ok(Outcome {
         gain: last.filter(|_| best != start).and_then(|last| last.gain),
         tok_per_s: done.iter().rev().find_map(|experiment| speed(experiment, &best)),
+        dropped: dropped.map(|(point, why)| (tuner.grid.settings(point), why.clone())).collect(),
         n_experiments: done.len(),
         n_runs: done.iter().map(Experiment::n_runs).sum(),
         is_complete: search.challenger().is_none(),
         best,
         start,
     })
+}
+
+fn is_between(experiment: &Experiment, incumbent: &[Setting], challenger: &[Setting]) -> bool {
+    experiment.incumbent == incumbent && experiment.challenger == challenger
+}
+
+fn within(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 /// The mean speed of `settings`, if they were measured in `experiment`.
@@ -122,8 +140,8 @@ fn speed(experiment: &Experiment, settings: &[Setting]) -> Option<f64> {
 struct Bench<'a, 'b> {
     tuner: &'a Tuner<'a>,
     surface: &'b mut dyn Surface,
-    /// Losses by the settings that change answers.
-    losses: HashMap<String, Interval>,
+    /// The losses' bounds, by the settings that they depend on: the mean, and what it is at most.
+    losses: HashMap<String, [f64; 2]>,
     /// Of all runs.
     seconds: f64,
     n_runs: usize,
@@ -133,18 +151,29 @@ struct Bench<'a, 'b> {
 const INCUMBENT: usize = 0;
 const CHALLENGER: usize = 1;
 
-impl Bench<'_, '_> {
+impl<'a, 'b> Bench<'a, 'b> {
+    /// A bench that knows the losses of `past`.
+    fn new(tuner: &'a Tuner<'a>, surface: &'b mut dyn Surface, past: &[Experiment]) -> Bench<'a, 'b> {
+        let mut bench = Bench { tuner, surface, losses: HashMap::new(), seconds: 0.0, n_runs: 0 };
+        for experiment in past {
+            let key = bench.lossy(&experiment.challenger);
+            bench.losses.extend(key.zip(experiment.loss));
+        }
+        bench
+    }
+
     /// What the shortest comparison that can be sure takes.
     fn check_seconds(&self) -> f64 {
         let each = self.seconds / self.n_runs.max(1) as f64;
         (2 * self.tuner.rule.looks[0]) as f64 * each
     }
 
-    /// Measures until the rule decides or the deadline is over.
+    /// Measures `pairs` pairs of runs at most, until the rule decides or the deadline is over.
     fn duel(
         &mut self,
         incumbent: &[Setting],
         challenger: &[Setting],
+        pairs: usize,
         deadline: f64,
     ) -> Result<Experiment, TuneError> {
         let begun = (self.tuner.elapsed)();
@@ -162,9 +191,9 @@ impl Bench<'_, '_> {
             verdict: Verdict::Discarded,
             why: Why::OutOfTime,
         };
-        (experiment.verdict, experiment.why) = match self.refused(&mut experiment)? {
+        (experiment.verdict, experiment.why) = match self.refused(&mut experiment, deadline)? {
             Some(why) => (Verdict::Discarded, why),
-            None => self.alternate(&mut experiment, deadline)?,
+            None => self.alternate(&mut experiment, pairs, deadline)?,
         };
         let [a, b] = [&experiment.incumbent_runs, &experiment.challenger_runs];
         if !a.is_empty() && !b.is_empty() {
@@ -176,37 +205,53 @@ impl Bench<'_, '_> {
         Ok(experiment)
     }
 
-    /// Why the challenger may not be what it is, before it is timed: it loses more than it may.
-    fn refused(&mut self, experiment: &mut Experiment) -> Result<Option<Why>, TuneError> {
-        let is_changed = |setting: &&Setting| {
-            setting.is_lossy() && !self.tuner.grid.settings(&self.tuner.start).contains(setting)
-        };
-        let lossy: Vec<String> =
-            experiment.challenger.iter().filter(is_changed).map(Setting::to_string).collect();
-        if lossy.is_empty() {
-            return Ok(None);
+    /// The settings of those that the loss depends on; `None` if all answers are those of the start.
+    fn lossy(&self, settings: &[Setting]) -> Option<String> {
+        let start = self.tuner.grid.settings(&self.tuner.start);
+        let changes_answers = |setting: &&Setting| setting.is_lossy() && !start.contains(setting);
+        if !settings.iter().any(|setting| changes_answers(&setting)) {
+            return None;
         }
+        // What is in the cache, and so what is given up for it, depends on everything.
+        let depends_on_cache = settings.iter().any(|setting| matches!(setting, Setting::CacheAware(1..)));
+        let counts = |setting: &&Setting| depends_on_cache || changes_answers(setting);
+        Some(settings.iter().filter(counts).map(Setting::to_string).collect::<Vec<_>>().join(" "))
+    }
+
+    /// Why the challenger may not be what it is, before it is timed: it loses more than it may.
+    fn refused(&mut self, experiment: &mut Experiment, deadline: f64) -> Result<Option<Why>, TuneError> {
+        let Some(key) = self.lossy(&experiment.challenger) else { return Ok(None) };
         let Some(max_loss) = self.tuner.max_loss else { return Ok(Some(Why::LosesTooMuch)) };
-        let key = lossy.join(" ");
+        let left = deadline - (self.tuner.elapsed)();
         let loss = match self.losses.get(&key) {
             Some(loss) => *loss,
-            None => match self.surface.loss(&experiment.challenger) {
-                Ok(loss) => loss,
+            None if left <= 0.0 => return Ok(Some(Why::OutOfTime)),
+            None => match self.surface.loss(&experiment.challenger, within(left)) {
+                Ok(loss) => [loss.estimate, loss.high],
                 Err(Failure::Interrupted) => return Err(TuneError::Interrupted),
+                Err(Failure::Hung { .. }) if (self.tuner.elapsed)() >= deadline => {
+                    return Ok(Some(Why::OutOfTime));
+                }
                 Err(failure) => return Ok(Some(Why::from(&failure))),
             },
         };
         self.losses.insert(key, loss);
-        experiment.loss = Some([loss.estimate, loss.high]);
+        experiment.loss = Some(loss);
         // The bound and not the mean: it must be sure.
-        Ok((loss.high > max_loss || loss.high.is_nan()).then_some(Why::LosesTooMuch))
+        Ok((loss[1] > max_loss || loss[1].is_nan()).then_some(Why::LosesTooMuch))
     }
 
-    /// Runs in the order A B, B A, A B, ..
-    fn alternate(&mut self, experiment: &mut Experiment, deadline: f64) -> Result<(Verdict, Why), TuneError> {
+    /// Runs in pairs, in the order of the rule.
+    fn alternate(
+        &mut self,
+        experiment: &mut Experiment,
+        pairs: usize,
+        deadline: f64,
+    ) -> Result<(Verdict, Why), TuneError> {
         loop {
-            let n = experiment.challenger_runs.len();
-            let order = if n.is_multiple_of(2) { [INCUMBENT, CHALLENGER] } else { [CHALLENGER, INCUMBENT] };
+            let pair = experiment.challenger_runs.len();
+            let order =
+                if Rule::challenger_begins(pair) { [CHALLENGER, INCUMBENT] } else { [INCUMBENT, CHALLENGER] };
             for who in order {
                 if (self.tuner.elapsed)() >= deadline {
                     return Ok((Verdict::Discarded, Why::OutOfTime));
@@ -222,8 +267,8 @@ impl Bench<'_, '_> {
                     },
                 }
             }
-            let verdict = self.tuner.rule.judge(&experiment.incumbent_runs, &experiment.challenger_runs);
-            if let Some(verdict) = verdict {
+            let [old, new] = [&experiment.incumbent_runs, &experiment.challenger_runs];
+            if let Some(verdict) = self.tuner.rule.judge(old, new, pairs) {
                 return Ok(verdict);
             }
         }

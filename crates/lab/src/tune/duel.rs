@@ -3,21 +3,23 @@
 use std::fmt;
 
 use super::Failure;
-use crate::statistics::{Interval, shift};
+use crate::statistics::{Interval, center};
 
 /// When a difference is believed.
 ///
-/// Runs come in the order A B, B A, A B, .., so that what drifts falls on both alike. After some numbers of pairs the two sets of speeds are
-/// looked at, by ranks: other programs on a machine make some runs much slower, which ranks mind less than means do.
+/// A machine is slower in some minutes than in others, by more than what settings differ by. So runs come in pairs, one of each setting,
+/// and what is looked at is the ratio within each pair ([`center`], by ranks: some runs are slowed down much more than others). Who
+/// begins a pair is as in the sequence of Thue and Morse (A B, B A, B A, A B, ..), whose beginnings favour neither: not by a speed that
+/// drifts, and not by one that comes and goes.
 ///
 /// - Kept: the lower bound of the ratio, which the truth is below with probability [`Rule::alpha`] at most, is above 1. The looks together
 ///   keep a challenger that is no faster with probability `alpha` times their number at most (Bonferroni).
 /// - Discarded: a bound that the truth is above with probability [`Rule::despair`] is below what is worth having; this may lose a small
-///   gain, and never keeps a loss. After three pairs already, if every run of the challenger is slower than every one of the incumbent.
+///   gain, and never keeps a loss. After four pairs already, if the challenger is the slower one in each.
 /// - After the last look: discarded, within the noise.
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
-    /// Numbers of pairs after which is looked, rising; from 4 on, since fewer cannot be sure enough.
+    /// Numbers of pairs after which is looked, rising; [`MIN_PAIRS`] at the least.
     pub looks: [usize; 4],
     /// How often one look may keep what is no faster.
     pub alpha: f64,
@@ -29,7 +31,7 @@ pub struct Rule {
 
 impl Default for Rule {
     fn default() -> Rule {
-        Rule { looks: [4, 8, 16, 25], alpha: 0.03, despair: 0.1, min_gain: 0.03 }
+        Rule { looks: [6, 12, 24, 48], alpha: 0.05, despair: 0.1, min_gain: 0.03 }
     }
 }
 
@@ -53,7 +55,7 @@ pub enum Why {
     NotFaster,
     /// Undecided after the last look.
     WithinNoise,
-    /// Faster, but it loses more than it may.
+    /// It loses more than it may, and was not timed.
     LosesTooMuch,
     /// A run ended in another way than with a result.
     Failed(String),
@@ -64,12 +66,15 @@ pub enum Why {
 }
 
 /// Pairs after which a challenger may be found slower, before the first look.
-const EARLY: usize = 3;
+const EARLY: usize = 4;
+
+/// The fewest pairs at a look: five differ the same way by chance too often.
+pub const MIN_PAIRS: usize = 6;
 
 impl Rule {
-    /// The same with no more than `pairs` pairs of runs, 4 at the least.
+    /// The same with no more than `pairs` pairs of runs, [`MIN_PAIRS`] at the least.
     pub fn up_to(self, pairs: usize) -> Rule {
-        Rule { looks: self.looks.map(|look| look.min(pairs).max(4)), ..self }
+        Rule { looks: self.looks.map(|look| look.min(pairs).max(MIN_PAIRS)), ..self }
     }
 
     /// The most pairs of runs.
@@ -77,13 +82,23 @@ impl Rule {
         self.looks[self.looks.len() - 1]
     }
 
-    /// The logarithm of the challenger's speed over the incumbent's.
+    /// The most while there is something that was not tried at all: the first two looks.
+    pub fn first_pairs(&self) -> usize {
+        self.looks[1]
+    }
+
+    /// Whether the challenger has the first run of pair number `pair`, counted from 0.
+    pub fn challenger_begins(pair: usize) -> bool {
+        !pair.count_ones().is_multiple_of(2)
+    }
+
+    /// The logarithm of the challenger's speed over the incumbent's, run by run.
     pub fn gain(&self, incumbent: &[f64], challenger: &[f64]) -> Interval {
         ratio(incumbent, challenger, 1.0 - 2.0 * self.alpha)
     }
 
-    /// What as many runs of each, in tokens a second, mean; `None`: measure another pair.
-    pub fn judge(&self, incumbent: &[f64], challenger: &[f64]) -> Option<(Verdict, Why)> {
+    /// What as many runs of each, in tokens a second, mean, of which there will be `most` at most; `None`: measure another pair.
+    pub fn judge(&self, incumbent: &[f64], challenger: &[f64], most: usize) -> Option<(Verdict, Why)> {
         let n = challenger.len();
         let is_look = self.looks.contains(&n);
         if !is_look && n != EARLY {
@@ -102,14 +117,14 @@ impl Rule {
         if doubtful.high < self.min_gain.ln_1p() {
             return Some((Verdict::Discarded, Why::NotFaster));
         }
-        (n >= self.max_pairs()).then_some((Verdict::Discarded, Why::WithinNoise))
+        (n >= most).then_some((Verdict::Discarded, Why::WithinNoise))
     }
 }
 
 fn ratio(incumbent: &[f64], challenger: &[f64], confidence: f64) -> Interval {
-    let logs =
-        |speeds: &[f64]| speeds.iter().map(|speed| speed.max(f64::MIN_POSITIVE).ln()).collect::<Vec<_>>();
-    shift(&logs(incumbent), &logs(challenger), confidence)
+    let ln = |speed: &f64| speed.max(f64::MIN_POSITIVE).ln();
+    let ratios: Vec<f64> = challenger.iter().zip(incumbent).map(|(new, old)| ln(new) - ln(old)).collect();
+    center(&ratios, confidence)
 }
 
 impl Verdict {
@@ -137,7 +152,7 @@ const FIXED: [(Why, &str); 6] = [
     (Why::Slower, "slower beyond the noise"),
     (Why::NotFaster, "not faster by what is worth having"),
     (Why::WithinNoise, "within the noise"),
-    (Why::LosesTooMuch, "faster, but loses too much"),
+    (Why::LosesTooMuch, "loses too much"),
     (Why::OutOfTime, "out of time"),
 ];
 

@@ -93,49 +93,58 @@ impl Grid {
 
 /// What there is to choose from.
 pub struct Candidates<'a> {
-    checkpoint: &'a Checkpoint,
     profile: &'a MachineProfile,
     options: &'a EngineOptions,
+    given: &'a [&'static str],
     plan: &'a Plan,
     workloads: Vec<(usize, Workload)>,
 }
 
 impl<'a> Candidates<'a> {
-    /// For the model of `checkpoint`, planned as `plan` with `options`, on the machine of `profile`.
+    /// For the model of `checkpoint`, planned as `plan` with `options`, on the machine of `profile`. The settings that are named in `given`
+    /// ([`Setting::name`]) were chosen by somebody, and are no knobs.
     pub fn new(
-        checkpoint: &'a Checkpoint,
+        checkpoint: &Checkpoint,
         profile: &'a MachineProfile,
         options: &'a EngineOptions,
+        given: &'a [&'static str],
         plan: &'a Plan,
     ) -> Candidates<'a> {
         let least = plan.experts_per_token.div_ceil(2).max(1);
         let workload = |experts| (experts, Workload::of(checkpoint, experts));
         let workloads = (least..=plan.experts_per_token).map(workload).collect();
-        Candidates { checkpoint, profile, options, plan, workloads }
+        Candidates { profile, options, given, plan, workloads }
     }
 
-    /// The options that are knobs here, and their values; `lossy`: those too that change answers. What `options` give is no knob.
+    /// The options that are knobs here, and their values; `lossy`: those too that change answers.
     pub fn grid(&self, lossy: bool) -> Grid {
         let streamed = self.plan.resident_share < 1.0;
         let mut knobs = vec![self.threads()];
         if streamed {
-            knobs.extend([self.readers(), self.depths(), self.io_threads(), self.policies()]);
-            knobs.extend([self.prefetches(), self.chunks(), self.caches()]);
+            // Fewer reads in flight than a layer's misses wait for each other; more than a few layers' find nothing to do.
+            let depths = [8, 32, 128].map(Setting::Depth).to_vec();
+            let policies = PolicyKind::ALL.map(Setting::Policy).to_vec();
+            let prefetches = Prefetch::ALL.map(Setting::Prefetch).to_vec();
+            knobs.extend([self.readers(), depths, self.io_threads(), policies]);
+            knobs.extend([prefetches, self.chunks(), self.caches()]);
         }
-        if lossy && self.options.experts_per_token.is_none() {
+        if lossy {
             let most = self.plan.experts_per_token;
             knobs.push((most.div_ceil(2).max(1)..=most).rev().map(Setting::Experts).collect());
         }
-        if lossy && streamed && self.options.cache_aware == 0.0 {
+        if lossy && streamed {
             knobs.push([0, 50, 100, 200, 400].map(Setting::CacheAware).to_vec());
         }
-        Grid::new(knobs)
+        let is_given = |values: &Vec<Setting>| {
+            values.first().is_some_and(|setting| self.given.contains(&setting.name()))
+        };
+        Grid::new(knobs.into_iter().filter(|values| !is_given(values)))
     }
 
-    /// The point of `grid` that is what happens without any flag.
-    pub fn start(&self, grid: &Grid) -> Point {
-        let is_usual = |setting: &Setting| match *setting {
-            Setting::Reader(reader) => reader == ReaderKind::Uring,
+    /// The settings of `grid` that are what happens without any flag; `reader` is the one that a run takes then.
+    pub fn start(&self, grid: &Grid, reader: ReaderKind) -> Vec<Setting> {
+        let is_usual = |setting: &&Setting| match **setting {
+            Setting::Reader(kind) => kind == reader,
             Setting::Depth(n) => n == 32,
             Setting::IoThreads(n) => n == 4,
             Setting::Policy(policy) => policy == PolicyKind::default(),
@@ -146,7 +155,8 @@ impl<'a> Candidates<'a> {
             Setting::Experts(n) => n == self.plan.experts_per_token,
             Setting::CacheAware(thousandths) => thousandths == 0,
         };
-        grid.knobs.iter().map(|knob| knob.values.iter().position(is_usual).unwrap_or(0)).collect()
+        let usual = |knob: &Knob| *knob.values.iter().find(is_usual).unwrap_or(&knob.values[0]);
+        grid.knobs.iter().map(usual).collect()
     }
 
     /// Tokens a second that the cost formula says of `settings`; `None` where it knows too little.
@@ -176,35 +186,15 @@ impl<'a> Candidates<'a> {
 
     /// Readers that were measured and are not hopeless.
     fn readers(&self) -> Vec<Setting> {
-        if self.options.reader != ReaderKind::Auto {
-            return Vec::new();
-        }
         let all = [ReaderKind::Uring, ReaderKind::Pread, ReaderKind::PageCache].map(Setting::Reader);
         let speed = |reader: &Setting| self.predict(&[*reader]).unwrap_or(0.0);
         let best = all.iter().map(speed).fold(0.0, f64::max);
         all.into_iter().filter(|reader| best > 0.0 && speed(reader) >= PROMISING * best).collect()
     }
 
-    fn depths(&self) -> Vec<Setting> {
-        let reads = self.checkpoint.bundle_shapes(0).map_or(1, |_| self.plan.experts_per_token);
-        // Fewer than a layer's misses wait for each other; more than a few layers' find nothing to do.
-        let depths = [8, 32, 128].into_iter().filter(|&depth| depth <= 32 || reads > 1);
-        if self.options.depth.is_some() { Vec::new() } else { depths.map(Setting::Depth).collect() }
-    }
-
     fn io_threads(&self) -> Vec<Setting> {
-        let is_fixed = self.options.io_threads.is_some() || self.options.reader == ReaderKind::Uring;
-        if is_fixed { Vec::new() } else { [2, 4, 8].map(Setting::IoThreads).to_vec() }
-    }
-
-    fn policies(&self) -> Vec<Setting> {
-        let is_given = self.options.policy != PolicyKind::default();
-        if is_given { Vec::new() } else { PolicyKind::ALL.map(Setting::Policy).to_vec() }
-    }
-
-    fn prefetches(&self) -> Vec<Setting> {
-        let is_given = self.options.prefetch != Prefetch::default();
-        if is_given { Vec::new() } else { Prefetch::ALL.map(Setting::Prefetch).to_vec() }
+        let without = self.options.reader == ReaderKind::Uring;
+        if without { Vec::new() } else { [2, 4, 8].map(Setting::IoThreads).to_vec() }
     }
 
     /// All processors, one fewer for the system and the disk, half of them.
@@ -213,24 +203,17 @@ impl<'a> Candidates<'a> {
         let mut counts = vec![most, most - 1, most.div_ceil(2)];
         counts.retain(|&n| n > 0);
         counts.dedup();
-        if self.options.threads.is_some() {
-            Vec::new()
-        } else {
-            counts.into_iter().map(Setting::Threads).collect()
-        }
+        counts.into_iter().map(Setting::Threads).collect()
     }
 
     /// The plan's chunk and shorter ones, whose memory goes to the cache.
     fn chunks(&self) -> Vec<Setting> {
         let chunks = [1, 2, 4].map(|part| self.plan.chunk / part).into_iter().filter(|&chunk| chunk >= 32);
-        if self.options.max_chunk.is_some() { Vec::new() } else { chunks.map(Setting::Chunk).collect() }
+        chunks.map(Setting::Chunk).collect()
     }
 
     /// All that is left, or less of it: what the page cache does not share is then the system's.
     fn caches(&self) -> Vec<Setting> {
-        if self.options.cache_bytes.is_some() {
-            return Vec::new();
-        }
         let part = |quarters| Setting::Cache(Some(self.plan.slot_bytes / 4 * quarters));
         vec![Setting::Cache(None), part(3), part(2)]
     }

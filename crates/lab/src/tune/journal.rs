@@ -1,8 +1,8 @@
 //! `results.tsv`: every experiment a line, written when it is decided; read back to go on.
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Seek as _, SeekFrom, Write as _};
+use std::fs::{File, TryLockError};
+use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::TuneError;
@@ -176,26 +176,38 @@ fn numbers(text: &str) -> Result<Vec<f64>, &'static str> {
 pub struct Basis {
     /// The budget of every run.
     pub ram_bytes: u64,
+    /// The context that every run has memory for.
+    pub context: usize,
+    /// The settings without any flag, a point of the grid.
+    pub start: Vec<Setting>,
     /// What may be tried.
     pub grid: Grid,
 }
 
 impl Basis {
     fn line(&self) -> String {
-        format!("# budget {} grid {}", self.ram_bytes, self.grid)
+        let Basis { ram_bytes, context, start, grid } = self;
+        format!("# budget {ram_bytes} context {context} start {} grid {grid}", joined(start, ","))
     }
 
     fn read(line: &str) -> Option<Basis> {
-        let (ram_bytes, grid) = line.strip_prefix("# budget ")?.split_once(" grid ")?;
-        Some(Basis { ram_bytes: ram_bytes.parse().ok()?, grid: grid.parse().ok()? })
+        let (ram_bytes, rest) = line.strip_prefix("# budget ")?.split_once(" context ")?;
+        let (context, rest) = rest.split_once(" start ")?;
+        let (start, grid) = rest.split_once(" grid ")?;
+        let (start, grid) = (settings(&start.replace(',', " ")).ok()?, grid.parse::<Grid>().ok()?);
+        grid.point(&start)?;
+        Some(Basis { ram_bytes: ram_bytes.parse().ok()?, context: context.parse().ok()?, start, grid })
     }
 }
 
-/// The file, open for the next line.
+/// The file, open for the next line, and for nobody else's.
 pub struct Journal {
     path: PathBuf,
     file: File,
 }
+
+/// What the first line begins with.
+const TITLE: &str = "# flashmill tune: ";
 
 /// Lines before the first result: conditions, basis, columns.
 const N_HEAD: usize = 3;
@@ -205,49 +217,47 @@ const MAX_BYTES: u64 = 64 << 20;
 
 impl Journal {
     /// Opens the journal at `path`, which is begun on `basis` if there is none, and gives the basis that it has and the experiments.
-    /// `conditions` are what results can be compared under. A last line that was not written to its end is cut off.
+    /// `conditions` are what results can be compared under. A last line that was not written to its end is cut off; a file that is no
+    /// journal, or another one, stays as it is.
     pub fn open(
         path: &Path,
         conditions: &str,
         basis: Basis,
     ) -> Result<(Journal, Basis, Vec<Experiment>), TuneError> {
         let cannot = |what| move |error| TuneError::File { what, path: path.to_owned(), error };
-        let text = match fs::metadata(path) {
-            Ok(metadata) if metadata.len() > MAX_BYTES => {
-                return Err(cannot("read")(io::Error::other("it is larger than 64 MiB")));
-            }
-            Ok(_) => fs::read_to_string(path).map_err(cannot("read"))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(cannot("read")(error)),
-        };
-        let mut whole = text.rfind('\n').map_or(0, |end| end + 1);
-        if text[..whole].lines().count() < N_HEAD {
-            whole = 0;
+        let mut file =
+            File::options().read(true).append(true).create(true).open(path).map_err(cannot("open"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(TuneError::Busy { path: path.to_owned() }),
+            Err(TryLockError::Error(error)) => return Err(cannot("lock")(error)),
         }
-        let first = format!("# flashmill tune: {}", conditions.replace(|char: char| char.is_control(), " "));
-        let mut lines = text[..whole].lines();
-        let (basis, experiments) = match (lines.next(), lines.next()) {
-            (None, _) => (basis, Vec::new()),
-            (Some(found), Some(basis)) if found == first => {
-                let what = "neither a budget nor a grid of this version";
-                let basis =
-                    Basis::read(basis).ok_or(TuneError::Line { path: path.to_owned(), line: 2, what })?;
-                (basis, read_lines(path, lines.skip(1))?)
-            }
-            (Some(found), _) => {
-                return Err(TuneError::OtherJournal {
-                    path: path.to_owned(),
-                    found: found.chars().take(300).collect(),
-                    expected: first,
-                });
-            }
+        if file.metadata().map_err(cannot("read"))?.len() > MAX_BYTES {
+            return Err(cannot("read")(io::Error::other("it is larger than 64 MiB")));
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text).map_err(cannot("read"))?;
+        let first = format!("{TITLE}{}\n", conditions.replace(|char: char| char.is_control(), " "));
+        if !text.starts_with(&first) && !first.starts_with(&text) {
+            return Err(other_journal(path, &text, &first));
+        }
+        let whole = text.rfind('\n').map_or(0, |end| end + 1);
+        let is_begun = text[..whole].lines().count() >= N_HEAD;
+        let (whole, basis, experiments) = if is_begun {
+            let mut lines = text[..whole].lines().skip(1);
+            let what = "not a budget, a context, a start and a grid of this version";
+            let line = TuneError::Line { path: path.to_owned(), line: 2, what };
+            let basis = lines.next().and_then(Basis::read).ok_or(line)?;
+            (whole, basis, read_lines(path, lines.skip(1))?)
+        } else {
+            (0, basis, Vec::new())
         };
-        let options = OpenOptions::new().create(true).truncate(false).write(true).clone();
-        let mut file = options.open(path).map_err(cannot("write"))?;
-        file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0))).map_err(cannot("write"))?;
+        if whole < text.len() {
+            file.set_len(whole as u64).map_err(cannot("write"))?;
+        }
         let mut journal = Journal { path: path.to_owned(), file };
-        if whole == 0 {
-            journal.write(&format!("{first}\n{}\n{}\n", basis.line(), COLUMNS.join("\t")))?;
+        if !is_begun {
+            journal.write(&format!("{first}{}\n{}\n", basis.line(), COLUMNS.join("\t")))?;
         }
         Ok((journal, basis, experiments))
     }
@@ -263,6 +273,19 @@ impl Journal {
     }
 }
 
+/// Why a file that begins in another way than `expected` cannot be gone on with.
+fn other_journal(path: &Path, text: &str, expected: &str) -> TuneError {
+    let path = path.to_owned();
+    match text.lines().next().and_then(|line| line.strip_prefix(TITLE)) {
+        Some(found) => TuneError::OtherJournal {
+            path,
+            found: found.chars().take(600).collect(),
+            expected: expected.trim_end().trim_start_matches(TITLE).to_owned(),
+        },
+        None => TuneError::NoJournal { path },
+    }
+}
+
 fn read_lines<'a>(path: &Path, lines: impl Iterator<Item = &'a str>) -> Result<Vec<Experiment>, TuneError> {
     let read = |(at, line): (usize, &str)| {
         let line_of = at + N_HEAD + 1;
@@ -273,10 +296,17 @@ fn read_lines<'a>(path: &Path, lines: impl Iterator<Item = &'a str>) -> Result<V
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn basis(ram_bytes: u64) -> Basis {
-        Basis { ram_bytes, grid: "depth=32|depth=8 cache=all|cache=1000".parse().unwrap() }
+        Basis {
+            ram_bytes,
+            context: 4096,
+            start: settings("depth=8 cache=all").unwrap(),
+            grid: "depth=32|depth=8 cache=all|cache=1000".parse().unwrap(),
+        }
     }
 
     fn experiments() -> [Experiment; 2] {
@@ -345,12 +375,46 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), both, "cut at {cut}");
         }
         // Also in the lines at the beginning.
-        for cut in [0, 5, whole.find('\n').unwrap(), whole.find(" grid ").unwrap()] {
+        let first = whole.find('\n').unwrap();
+        for cut in [0, 5, first, first + 1, whole.find(" grid ").unwrap()] {
             fs::write(&path, &both[..cut]).unwrap();
             assert!(Journal::open(&path, "a model", basis(1)).unwrap().2.is_empty());
         }
         fs::write(&path, both.replace("kept", "liked")).unwrap();
         let error = Journal::open(&path, "a model", basis(1)).err().unwrap().to_string();
         assert!(error.contains("line 4") && error.contains("neither kept nor discarded"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_journal_of_these_conditions_stays_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("results.tsv");
+        let journal = "# flashmill tune: another model\n# budget 1";
+        for (text, said) in [
+            ("my only copy", "no journal of `tune`"),
+            ("one line\n", "no journal of `tune`"),
+            ("\n\n", "no journal of `tune`"),
+            ("a\nb\nc\nd\n", "no journal of `tune`"),
+            (journal, "other conditions (another model there, a model now)"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = Journal::open(&path, "a model", basis(1)).err().unwrap().to_string();
+            assert!(error.contains(said) && error.contains("--results"), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        fs::write(&path, [0xff, 0xfe, b'\n']).unwrap();
+        assert!(Journal::open(&path, "a model", basis(1)).is_err());
+        assert_eq!(fs::read(&path).unwrap(), [0xff, 0xfe, b'\n']);
+    }
+
+    #[test]
+    fn a_journal_is_written_by_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("results.tsv");
+        let one = Journal::open(&path, "a model", basis(1)).unwrap();
+        let two = Journal::open(&path, "a model", basis(1)).err().unwrap().to_string();
+        assert!(two.contains("another `tune`") && two.contains("--results"), "{two}");
+        drop(one);
+        assert!(Journal::open(&path, "a model", basis(1)).is_ok());
     }
 }

@@ -12,6 +12,9 @@ use crate::statistics::{Interval, mean};
 /// Tokens of a window. Each window is a case, since the tokens of one text are not independent.
 const WINDOW: usize = 32;
 
+/// The fewest tokens whose loss has bounds: two windows.
+pub const MIN_LOSS_TOKENS: usize = 2 * WINDOW;
+
 /// The confidence of the bounds.
 const CONFIDENCE: f64 = 0.95;
 

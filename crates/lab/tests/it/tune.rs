@@ -161,7 +161,7 @@ impl Surface for Simulated<'_> {
         })
     }
 
-    fn loss(&mut self, _: &[Setting]) -> Result<Interval, Failure> {
+    fn loss(&mut self, _: &[Setting], _: Duration) -> Result<Interval, Failure> {
         unreachable!("no setting of this grid changes answers")
     }
 }
@@ -200,9 +200,10 @@ fn begin<'a>(
 }
 
 fn run(tuner: &Tuner<'_>, surface: &mut dyn Surface, path: &Path) -> Result<Outcome, TuneError> {
-    let basis = Basis { ram_bytes: 1 << 30, grid: tuner.grid.clone() };
-    let (mut journal, basis, past) = Journal::open(path, "simulated", basis)?;
-    assert_eq!(basis.grid, *tuner.grid, "grids are read back");
+    let start = tuner.grid.settings(&tuner.start);
+    let basis = Basis { ram_bytes: 1 << 30, context: 4096, start, grid: tuner.grid.clone() };
+    let (mut journal, found, past) = Journal::open(path, "simulated", basis.clone())?;
+    assert_eq!(found, basis, "it is read back");
     tune(tuner, surface, &mut journal, past, &mut |_| ())
 }
 
@@ -228,12 +229,12 @@ fn climb(seed: u64, noise: &[f64]) -> (f64, usize) {
     (machine.speed(&outcome.best, false) / best, surface.n_runs)
 }
 
-/// What is found depends on the noise: alone on the machine, whose runs differ by 12 %, the 10 % are asked for; beside builds, where
-/// they differ by a third, that it climbs at all. The runs are fewer than a third of measuring each point of the grid once.
+/// Within 10 % of the best of all points, in fewer runs than a third of measuring each point of the grid once: alone on the machine, whose
+/// runs differ by 12 %, and beside builds that come and go, where they differ by a third.
 #[test]
 fn it_climbs_from_bad_settings() {
     let n_points = grid().n_points();
-    for (condition, least, least_median) in [("quiet", 0.9, 0.95), ("busy", 0.6, 0.85)] {
+    for condition in ["quiet", "busy"] {
         let noise = recorded(condition);
         let found: Vec<(f64, usize)> = (1..=20).map(|seed| climb(seed, &noise)).collect();
         let mut shares: Vec<f64> = found.iter().map(|(share, _)| *share).collect();
@@ -244,9 +245,32 @@ fn it_climbs_from_bad_settings() {
             "{condition}: of the best speed {:.3} at the least, {:.3} in the median; {mean:.0} runs, {most} at most, of {n_points} points",
             shares[0], shares[10]
         );
-        assert!(shares[0] >= least && shares[10] >= least_median, "{condition}, seeds 1 to 20: {shares:?}");
-        assert!(most <= n_points / 3, "{most} runs");
+        assert!(shares[0] >= 0.9, "{condition}, seeds 1 to 20: {shares:?}");
+        assert!(most <= n_points / 3, "{condition}: {most} runs");
     }
+}
+
+/// Without noise only the way matters: threads that read are of no use to io_uring, so that the best of the readers with threads is found
+/// only together with their number.
+#[test]
+fn readers_are_tried_with_all_numbers_of_threads() {
+    let grid = Grid::new([
+        [ReaderKind::Uring, ReaderKind::Pread].map(Setting::Reader).to_vec(),
+        [2, 4, 8].map(Setting::IoThreads).to_vec(),
+    ]);
+    let machine = Machine {
+        readers: [2.0, 2.4, 1.0],
+        io_threads: [0.6, 0.7, 1.0],
+        depth: 1.0,
+        ..Machine::new(&mut Random(1))
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("results.tsv");
+    let mut surface =
+        Simulated { machine: &machine, noise: &[1.0, 1.01, 0.99], at: 0, n_runs: 0, planted: None };
+    let stop = AtomicBool::new(false);
+    let outcome = run(&begin(&grid, &vec![0, 0], &|_| None, &stop), &mut surface, &path).expect("it ends");
+    assert_eq!(outcome.best, [Setting::Reader(ReaderKind::Pread), Setting::IoThreads(8)]);
 }
 
 /// Challengers that are the same setting under another name.
@@ -266,10 +290,10 @@ fn what_is_no_faster_is_seldom_kept() {
             };
             let mut runs = [Vec::new(), Vec::new()];
             let verdict = loop {
-                let first = runs[1].len() % 2;
+                let first = usize::from(Rule::challenger_begins(runs[1].len()));
                 runs[first].push(next());
                 runs[1 - first].push(next());
-                if let Some((verdict, _)) = rule.judge(&runs[0], &runs[1]) {
+                if let Some((verdict, _)) = rule.judge(&runs[0], &runs[1], rule.max_pairs()) {
                     break verdict;
                 }
             };
@@ -289,7 +313,8 @@ fn small() -> (Grid, Machine) {
 }
 
 fn read(path: &Path) -> Vec<Experiment> {
-    Journal::open(path, "simulated", Basis { ram_bytes: 0, grid: Grid::new([]) }).expect("a whole journal").2
+    let basis = Basis { ram_bytes: 0, context: 0, start: Vec::new(), grid: Grid::new([]) };
+    Journal::open(path, "simulated", basis).expect("a whole journal").2
 }
 
 #[test]
@@ -328,8 +353,8 @@ fn an_incumbent_that_runs_no_more_is_left() {
             let is_start = settings.contains(&Setting::Depth(8));
             if is_start { Err(Failure::Unreadable("gone".into())) } else { self.0.run(settings) }
         }
-        fn loss(&mut self, settings: &[Setting]) -> Result<Interval, Failure> {
-            self.0.loss(settings)
+        fn loss(&mut self, settings: &[Setting], within: Duration) -> Result<Interval, Failure> {
+            self.0.loss(settings, within)
         }
     }
     let (grid, machine) = small();
@@ -341,6 +366,51 @@ fn an_incumbent_that_runs_no_more_is_left() {
     let outcome = run(&begin(&grid, &vec![0, 0], &|_| None, &stop), &mut surface, &path).expect("it ends");
     assert_eq!(outcome.best, grid.settings(&vec![2, 1]));
     assert!(read(&path).iter().any(|row| matches!(row.why, Why::IncumbentFailed(_))));
+}
+
+/// A winner that crashes in the last comparison is not kept: the one before it is, if it stands its own.
+#[test]
+fn a_winner_that_does_not_stand_the_last_comparison_is_dropped() {
+    /// The best settings crash in a comparison with the start, which is the last one: two options differ.
+    struct Frail<'a> {
+        simulated: Simulated<'a>,
+        start: Vec<Setting>,
+        best: Vec<Setting>,
+        before: Vec<Setting>,
+    }
+    impl Surface for Frail<'_> {
+        fn run(&mut self, settings: &[Setting]) -> Result<Run, Failure> {
+            let before = std::mem::replace(&mut self.before, settings.to_vec());
+            if before == self.start && settings == self.best {
+                return Err(Failure::Unreadable("it crashed".into()));
+            }
+            self.simulated.run(settings)
+        }
+        fn loss(&mut self, settings: &[Setting], within: Duration) -> Result<Interval, Failure> {
+            self.simulated.loss(settings, within)
+        }
+    }
+    let (grid, machine) = small();
+    let noise = [1.0, 1.01, 0.99];
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("results.tsv");
+    let start = vec![0, 2];
+    let mut surface = Frail {
+        simulated: Simulated { machine: &machine, noise: &noise, at: 0, n_runs: 0, planted: None },
+        start: grid.settings(&start),
+        best: grid.settings(&vec![2, 1]),
+        before: Vec::new(),
+    };
+    let stop = AtomicBool::new(false);
+    let tuner = begin(&grid, &start, &|_| None, &stop);
+    let outcome = run(&tuner, &mut surface, &path).expect("it ends");
+    let [(settings, Why::Failed(why))] = &outcome.dropped[..] else { panic!("{:?}", outcome.dropped) };
+    assert!(*settings == surface.best && why.contains("it crashed"), "{why}");
+    assert!(outcome.best != surface.best && outcome.best != surface.start, "{:?}", outcome.best);
+    assert!(outcome.gain.is_some_and(|[_, low, _]| low > 0.0), "{:?}", outcome.gain);
+    // The journal says so as well.
+    let again = run(&tuner, &mut surface, &path).expect("it ends");
+    assert_eq!((again.best, again.dropped, again.n_runs), (outcome.best, outcome.dropped, outcome.n_runs));
 }
 
 /// Ended after every number of runs, by an interrupt or because the time is over, and begun again: no experiment is done twice, and the end
@@ -361,8 +431,8 @@ fn what_was_broken_off_goes_on() {
             self.left -= 1;
             self.simulated.run(settings)
         }
-        fn loss(&mut self, settings: &[Setting]) -> Result<Interval, Failure> {
-            self.simulated.loss(settings)
+        fn loss(&mut self, settings: &[Setting], within: Duration) -> Result<Interval, Failure> {
+            self.simulated.loss(settings, within)
         }
     }
     let (grid, machine) = small();
@@ -427,7 +497,7 @@ fn losses_are_bounded() {
             let decode_tok_per_s = 100.0 / n as f64 * noise;
             Ok(Run { decode_tok_per_s, prefill_tok_per_s: 1.0, hit_rate: 1.0, bytes_per_token: 0.0 })
         }
-        fn loss(&mut self, settings: &[Setting]) -> Result<Interval, Failure> {
+        fn loss(&mut self, settings: &[Setting], _: Duration) -> Result<Interval, Failure> {
             let Setting::Experts(n) = settings[0] else { unreachable!("the only knob") };
             let mean = 0.01 * (8 - n) as f64;
             Ok(Interval { estimate: mean, low: 0.5 * mean, high: 1.5 * mean })
@@ -450,6 +520,79 @@ fn losses_are_bounded() {
             assert_eq!((row.n_runs(), row.verdict), (0, Verdict::Discarded), "not even timed: {row:?}");
         }
     }
+}
+
+/// What cache-aware routing loses depends on what is in the cache, and so on every setting.
+#[test]
+fn losses_of_cache_aware_routing_are_those_of_all_settings() {
+    struct Aware(usize);
+    impl Surface for Aware {
+        fn run(&mut self, settings: &[Setting]) -> Result<Run, Failure> {
+            self.0 += 1;
+            let gains = settings.iter().map(|setting| match setting {
+                Setting::CacheAware(1..) => 1.5,
+                Setting::Cache(Some(_)) => 1.25,
+                _ => 1.0,
+            });
+            let decode_tok_per_s = gains.product::<f64>() * [1.0, 1.01, 0.99][self.0 % 3];
+            Ok(Run { decode_tok_per_s, prefill_tok_per_s: 1.0, hit_rate: 1.0, bytes_per_token: 0.0 })
+        }
+        fn loss(&mut self, settings: &[Setting], _: Duration) -> Result<Interval, Failure> {
+            let mean = if settings.contains(&Setting::Cache(None)) { 0.01 } else { 0.5 };
+            Ok(Interval { estimate: mean, low: 0.0, high: 1.5 * mean })
+        }
+    }
+    let grid = Grid::new([
+        [0, 100].map(Setting::CacheAware).to_vec(),
+        [None, Some(1000)].map(Setting::Cache).to_vec(),
+    ]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("results.tsv");
+    let stop = AtomicBool::new(false);
+    // A prediction that has the routing tried first.
+    let predict = |settings: &[Setting]| Some(if settings[0] == Setting::CacheAware(0) { 1.0 } else { 1.02 });
+    let tuner = Tuner { max_loss: Some(0.02), ..begin(&grid, &vec![0, 0], &predict, &stop) };
+    let outcome = run(&tuner, &mut Aware(0), &path).expect("it ends");
+    assert_eq!(outcome.best, [Setting::CacheAware(100), Setting::Cache(None)]);
+    assert!(read(&path).iter().any(|row| row.why == Why::LosesTooMuch), "a smaller cache was measured too");
+}
+
+/// A loss that is not found before the time is over is no result, and is measured again when there is more time.
+#[test]
+fn losses_keep_to_the_time() {
+    struct Slow<'a>(&'a std::cell::Cell<f64>);
+    impl Surface for Slow<'_> {
+        fn run(&mut self, settings: &[Setting]) -> Result<Run, Failure> {
+            self.0.set(self.0.get() + 1.0);
+            let speed = if settings[0] == Setting::Experts(4) { 2.0 } else { 1.0 };
+            Ok(Run { decode_tok_per_s: speed, prefill_tok_per_s: 1.0, hit_rate: 1.0, bytes_per_token: 0.0 })
+        }
+        fn loss(&mut self, _: &[Setting], within: Duration) -> Result<Interval, Failure> {
+            self.0.set(self.0.get() + within.as_secs_f64().min(100.0));
+            if within < Duration::from_secs(100) {
+                return Err(Failure::Hung { limit: within });
+            }
+            Ok(Interval { estimate: 0.0, low: 0.0, high: 0.0 })
+        }
+    }
+    let grid = Grid::new([[8, 4].map(Setting::Experts).to_vec()]);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("results.tsv");
+    let stop = AtomicBool::new(false);
+    for (limit, best) in [(50.0, 8), (500.0, 4)] {
+        let clock = std::cell::Cell::new(0.0);
+        let elapsed = || clock.get();
+        let tuner = Tuner {
+            max_loss: Some(0.1),
+            elapsed: &elapsed,
+            limit,
+            ..begin(&grid, &vec![0], &|_| None, &stop)
+        };
+        let outcome = run(&tuner, &mut Slow(&clock), &path).expect("it ends");
+        assert_eq!(outcome.best, [Setting::Experts(best)], "{limit} s");
+        assert!(clock.get() <= limit, "{} of {limit} s", clock.get());
+    }
+    assert_eq!(read(&path)[0].why, Why::OutOfTime);
 }
 
 /// The same through real processes: a shell script is the program, one setting crashes it and one hangs it.
@@ -475,6 +618,7 @@ fn processes_that_crash_and_hang_do_not_end_the_loop() {
         bench: args.clone(),
         loss: args,
         limit: Duration::from_secs(2),
+        loss_limit: Duration::from_secs(2),
         stop: std::sync::Arc::default(),
     };
     let stop = AtomicBool::new(false);
