@@ -367,6 +367,7 @@ mod tests {
         let whole = fs::read_to_string(&path).unwrap();
         journal.append(&crashed).unwrap();
         let both = fs::read_to_string(&path).unwrap();
+        drop(journal);
         for cut in whole.len()..both.len() {
             fs::write(&path, &both[..cut]).unwrap();
             let (mut journal, _, found) = Journal::open(&path, "a model", basis(1)).unwrap();
