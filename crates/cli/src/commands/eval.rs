@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, bail};
+use flashmill_engine::machine;
 use flashmill_lab::bench::BenchOptions;
 use flashmill_lab::eval::{self as lab_eval, EvalOptions, Report, Suite, facts, read_text, tools};
 
@@ -68,7 +69,9 @@ fn suites(flags: &EvalFlags, model: &Path, reference: Option<&Path>, work: &Path
                 suites.push(Suite::facts(facts::read(path)?, flags.ask));
             }
             SuiteName::Speed => {
-                suites.push(Suite::speed(BenchOptions { contexts: vec![0], ..BenchOptions::default() }));
+                let bench = BenchOptions { contexts: vec![0], peaks: false, ..BenchOptions::default() };
+                let host = machine::name().unwrap_or_default();
+                suites.push(Suite::speed(bench, &flags.engine, &host));
             }
         }
     }

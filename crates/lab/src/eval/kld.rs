@@ -56,15 +56,20 @@ pub struct Bucket {
     pub same_top: f64,
 }
 
-/// The divergence of `q` from `p`, both as logits; exactly 0 if they are equal.
+/// The divergence of `q` from `p`, both as logits; exactly 0 if they are equal. A token that `p` excludes (-inf) adds nothing; not finite
+/// if `q` excludes one that `p` does not, or if either has something that is no number.
 pub fn divergence(p: &[f32], q: &[f32]) -> f64 {
     let (p_sum, q_sum) = (log_sum_exp(p), log_sum_exp(q));
     let term = |(&p, &q): (&f32, &f32)| {
+        if p == f32::NEG_INFINITY {
+            return 0.0;
+        }
         let log_p = f64::from(p) - p_sum;
         log_p.exp() * (log_p - (f64::from(q) - q_sum))
     };
-    // Rounding may leave a hair below zero.
-    p.iter().zip(q).map(term).sum::<f64>().max(0.0)
+    let sum = p.iter().zip(q).map(term).sum::<f64>();
+    // Rounding may leave a hair below zero. (`max` would make 0 of what is no number.)
+    if sum < 0.0 { 0.0 } else { sum }
 }
 
 /// The number of the largest value, the first one of equals.
@@ -187,6 +192,14 @@ mod tests {
         assert!((divergence(&logits(p), &logits(q)) - expected).abs() < 1e-6);
         let row: Vec<f32> = (0..5000).map(|i| (i as f32 * 0.37).sin() * 9.0).collect();
         assert_eq!(divergence(&row, &row), 0.0);
+        let none = f32::NEG_INFINITY;
+        assert_eq!(divergence(&[1.0, 1.0, none], &[2.0, 2.0, none]), 0.0);
+        for (p, q) in
+            [([1.0, f32::NAN], [1.0, 2.0]), ([1.0, 2.0], [1.0, f32::NAN]), ([1.0, 2.0], [1.0, none])]
+        {
+            assert!(!divergence(&p, &q).is_finite(), "{p:?} {q:?}");
+        }
+        assert!(!divergence(&[1.0, f32::INFINITY], &[1.0, 2.0]).is_finite());
         assert_eq!((top(&row[..3]), top(&[1.0, 3.0, 3.0])), (2, 1));
     }
 

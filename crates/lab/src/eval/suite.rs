@@ -182,9 +182,10 @@ impl Suite {
         Suite { name: "facts".into(), kind: Kind::Facts { cases, options }, key }
     }
 
-    /// The speed; how the model is opened is the arms'.
-    pub fn speed(options: BenchOptions) -> Suite {
-        let key = hash(&format!("speed {options:?}"), &[]);
+    /// The speed of models that are opened with `engine`, but for what the arms say, on the machine called `host`: none of which matters
+    /// to the other suites.
+    pub fn speed(options: BenchOptions, engine: &EngineOptions, host: &str) -> Suite {
+        let key = hash(&format!("speed {options:?} {engine:?} {host}"), &[]);
         Suite { name: "speed".into(), kind: Kind::Speed(Box::new(options)), key }
     }
 
