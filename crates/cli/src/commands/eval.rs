@@ -31,6 +31,7 @@ pub(crate) fn eval(flags: &EvalFlags) -> Result<ExitCode> {
         engine: flags.engine.clone(),
         weights: flags.weights.clone(),
         experts: flags.experts.clone(),
+        cache_aware: flags.cache_aware.clone(),
         suites: suites(flags, model.path(), reference.as_ref().map(ModelPath::path), &work)?,
         work,
         program: program(),
@@ -88,7 +89,11 @@ fn kld(flags: &EvalFlags, model: &Path, reference: Option<&Path>, work: &Path) -
     if let (Some(file), None) = (&flags.reference, reference) {
         return Ok(Suite::kld_of_file(file)?);
     }
-    if reference.is_none() && flags.weights.is_empty() && flags.experts.is_empty() {
+    if reference.is_none()
+        && flags.weights.is_empty()
+        && flags.experts.is_empty()
+        && flags.cache_aware.is_empty()
+    {
         bail!(
             "--suite kld has nothing to compare with; give --reference, or arms with --bits, --experts or --variant"
         );

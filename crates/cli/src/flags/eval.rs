@@ -106,6 +106,7 @@ pub(crate) struct EvalFlags {
     pub(crate) ask: AskOptions,
     pub(crate) weights: Vec<Weights>,
     pub(crate) experts: Vec<usize>,
+    pub(crate) cache_aware: Vec<f64>,
     pub(crate) json: Option<Out>,
     pub(crate) markdown: Option<PathBuf>,
     pub(crate) html: Option<PathBuf>,
@@ -125,11 +126,7 @@ impl EvalFlags {
         if window < 2 {
             bail!("--context {window}: a window needs two tokens at least");
         }
-        if engine.cache_aware > 0.0 {
-            bail!(
-                "--cache-aware acts on decoded tokens, and texts are read in longer passes; see what it loses with `flashmill tune --max-loss`"
-            );
-        }
+        let cache_aware = std::mem::take(&mut engine.cache_aware);
         let stride = low.stride.unwrap_or(window / 2);
         if stride > window {
             bail!("--stride {stride}: at most the window of {window} tokens (--context)");
@@ -172,6 +169,7 @@ impl EvalFlags {
             ask: AskOptions { max_tokens: low.max_tokens, thinking: low.no_think.then_some(false) },
             weights: bits.chain(low.variant.into_iter().map(Weights::Variant)).collect(),
             experts,
+            cache_aware: Some(cache_aware).filter(|&share| share > 0.0).into_iter().collect(),
             json: low.json.map(out),
             markdown: low.markdown,
             html: low.html,

@@ -368,7 +368,7 @@ pub(crate) struct LowEngine {
     pub(crate) prefetch: Option<String>,
     /// Where the router holds two experts for nearly as good, take the one in the cache: a layer of a decoded token gives up at most this
     /// share of the router's probability, from 0 (off) to below 1, for example 0.1. Changes answers, which then depend on the cache; off
-    /// if not given
+    /// if not given. `eval` compares with it
     #[arg(long, value_name = "X", value_parser = share_below_one)]
     pub(crate) cache_aware: Option<f64>,
     /// Do not use the settings that `tune` found for this model on this machine

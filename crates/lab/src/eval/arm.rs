@@ -1,4 +1,4 @@
-//! The ways in which one model is run: with which weights, and with how many experts a token.
+//! The ways in which one model is run: with which weights, with how many experts a token, and whether its routing minds the cache.
 
 use std::fs;
 use std::io;
@@ -30,18 +30,33 @@ pub enum Weights {
 }
 
 /// One way to run the model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Arm {
     /// Its weights.
     pub weights: Weights,
     /// Experts of a token.
     pub experts: usize,
+    /// The share of the router's choice that may be given up for experts in the cache.
+    pub cache_aware: f64,
 }
 
 impl Arm {
     /// What people read.
     pub fn name(&self) -> String {
-        format!("{}, {} experts", self.weights_name(), self.experts)
+        let routing = match self.cache_aware {
+            0.0 => String::new(),
+            share => format!(", cache-aware {share}"),
+        };
+        format!("{}, {} experts{routing}", self.weights_name(), self.experts)
+    }
+
+    /// How it is run, where everything runs as `engine` says.
+    pub(super) fn engine(&self, engine: &EngineOptions) -> EngineOptions {
+        EngineOptions {
+            experts_per_token: Some(self.experts),
+            cache_aware: self.cache_aware,
+            ..engine.clone()
+        }
     }
 
     /// What decides its weights, the files of the model apart.
@@ -229,7 +244,8 @@ impl Drop for Files<'_> {
     }
 }
 
-/// Everything that decides the numbers of an arm, as text.
+/// Everything that decides the numbers of an arm, as text; with cache-aware routing that is also what decides what the cache holds.
 pub(super) fn settings(engine: &EngineOptions, experts: usize) -> String {
-    format!("{:?} {:?} {experts}", engine.backend, engine.kv)
+    let routing = if engine.cache_aware > 0.0 { format!(" {engine:?}") } else { String::new() };
+    format!("{:?} {:?} {experts}{routing}", engine.backend, engine.kv)
 }

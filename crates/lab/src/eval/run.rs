@@ -20,12 +20,14 @@ pub struct EvalOptions {
     pub model: PathBuf,
     /// What the user calls it.
     pub name: String,
-    /// How it is opened; experts per token are the arms'.
+    /// How it is opened; experts per token and cache-aware routing are the arms'.
     pub engine: EngineOptions,
     /// Arms of other weights than the stored ones.
     pub weights: Vec<Weights>,
     /// Arms of other numbers of experts than the model's own.
     pub experts: Vec<usize>,
+    /// Arms with cache-aware routing that may give up this share of the router's choice, at the model's own number of experts.
+    pub cache_aware: Vec<f64>,
     /// What is asked.
     pub suites: Vec<Suite>,
     /// Where the journal lies, and packed arms while they are measured.
@@ -50,7 +52,8 @@ pub struct Progress<'a> {
 /// Runs everything that no earlier run has, and reports.
 ///
 /// The first arm is always the model as stored, with its own number of experts; the others are each of `weights`, the stored ones
-/// first, with its own number of experts and each of `experts`.
+/// first, with its own number of experts and each of `experts`, then with each of `cache_aware`. What an arm of the latter answers depends on
+/// what its cache holds, and so on the cases before, and on where a run was interrupted.
 pub fn eval(
     options: &EvalOptions,
     stop: &AtomicBool,
@@ -99,8 +102,11 @@ fn arms(options: &EvalOptions) -> Result<Vec<Arm>, EvalError> {
     }
     let mut arms: Vec<Arm> = Vec::new();
     for weights in std::iter::once(&Weights::Stored).chain(&options.weights) {
-        for &experts in std::iter::once(&own).chain(&options.experts) {
-            let arm = Arm { weights: weights.clone(), experts };
+        let experts =
+            std::iter::once(own).chain(options.experts.iter().copied()).map(|experts| (experts, 0.0));
+        let aware = options.cache_aware.iter().map(|&share| (own, share));
+        for (experts, cache_aware) in experts.chain(aware) {
+            let arm = Arm { weights: weights.clone(), experts, cache_aware };
             if !arms.contains(&arm) {
                 arms.push(arm);
             }
@@ -124,7 +130,7 @@ impl Run<'_, '_> {
     /// A number for everything that the outcomes of an arm depend on, the suite apart.
     fn key(&self, arm: &Arm) -> Result<u64, EvalError> {
         let weights = arm.weights_key()?;
-        let settings = arm::settings(&self.options.engine, arm.experts);
+        let settings = arm::settings(&arm.engine(&self.options.engine), arm.experts);
         Ok(xxh3_64(format!("{} {:x} {weights} {settings}", self.options.program, self.model).as_bytes()))
     }
 
@@ -192,8 +198,7 @@ impl Run<'_, '_> {
             let mut tell =
                 |n_done| progress(Progress { arm: &name, suite: suite.name(), done: n_done, total });
             tell(*n_done);
-            let engine =
-                EngineOptions { experts_per_token: Some(arm.experts), ..self.options.engine.clone() };
+            let engine = arm.engine(&self.options.engine);
             let journal = &mut self.journal;
             suite.score(&path, &engine, &missing, self.stop, &mut |case, outcome| {
                 journal.add_case(key, case, &about, outcome)?;

@@ -50,7 +50,9 @@ pub fn windows(n_tokens: usize, context: usize, stride: usize) -> Vec<Window> {
 /// Opens the weights for passes over `window` tokens whose logits are all wanted.
 pub(super) fn open(path: &Path, engine: &EngineOptions, window: usize) -> Result<(Plan, Model), EvalError> {
     let checkpoint = Checkpoint::open(path).map_err(EngineError::from)?;
-    let rows = (LOGIT_BYTES / 4 / checkpoint.spec().vocab_size.max(1)).clamp(1, window);
+    // Cache-aware routing acts on tokens that are read one at a time, as decoded ones are.
+    let most = if engine.cache_aware > 0.0 { 1 } else { window };
+    let rows = (LOGIT_BYTES / 4 / checkpoint.spec().vocab_size.max(1)).clamp(1, most);
     let options = EngineOptions {
         context: Some(window),
         max_chunk: Some(rows),

@@ -26,6 +26,7 @@ fn options(model: &Path, work: &Path, engine: EngineOptions, suites: Vec<Suite>)
         engine,
         weights: Vec::new(),
         experts: Vec::new(),
+        cache_aware: Vec::new(),
         suites,
         work: work.to_owned(),
         program: "a test".into(),
@@ -296,6 +297,25 @@ fn arms_of_few_bits_are_calibrated() {
     drop(options);
     let left: Vec<PathBuf> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert_eq!(left.len(), 1, "only the journal stays: {left:?}");
+}
+
+/// Picks are replaced by what is in the cache, and another cache is another arm.
+#[test]
+fn cache_aware_routing_is_an_arm() {
+    let work = tempfile::tempdir().unwrap();
+    let model = fixture(DEMO);
+    let found = |cache_bytes| {
+        let engine = EngineOptions { cache_bytes, threads: Some(1), ..EngineOptions::default() };
+        let kld = Suite::kld_of_model(demo_tokens(64), 64, &model, &engine, work.path(), true).unwrap();
+        let options =
+            EvalOptions { cache_aware: vec![0.4], ..options(&model, work.path(), engine, vec![kld]) };
+        let report = run(&options);
+        let names: Vec<&str> = report.arms.iter().map(|arm| &arm.name[..]).collect();
+        assert_eq!(names, ["as stored, 6 experts", "as stored, 6 experts, cache-aware 0.4"]);
+        divergence_of(&report, 1).mean
+    };
+    let (half, all) = (found(Some(10 << 20)), found(None));
+    assert!(half > 0.0 && all > 0.0 && half != all, "{half} {all}");
 }
 
 /// Stopped after some cases, it goes on where it was, and the report is the same.
