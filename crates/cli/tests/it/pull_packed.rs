@@ -112,7 +112,7 @@ fn files_are_packed_and_go_as_they_come() {
     let dir = tempfile::tempdir().expect("a directory");
     let files = model();
     let slow = hub(&files, || Act::Slow(20_000));
-    for (bits, flags) in [("3", &["--bits", "3"][..]), ("keep", &[])] {
+    for (bits, flags) in [("3", &["--bits", "3", "--no-calibrate"][..]), ("keep", &[])] {
         let expected = expected(&slow, dir.path(), flags);
         let arrivals = dir.path().join(format!("out.pull/{COMMIT}.files"));
         let (is_over, most) = (AtomicBool::new(false), AtomicUsize::new(0));
