@@ -16,7 +16,7 @@ fn run(home: &Path, line: &str) -> Ran {
 }
 
 /// Reader, depth and the like are given, so that one option is left to try.
-const ONE_KNOB: &str = "--ram 90M --threads 1 --reader pread --depth 16 --io-threads 2 --prefetch router --cache 8M --cache-policy lru --prompt-tokens 8 -n 4 --pairs 6";
+const ONE_KNOB: &str = "--ram 200M --threads 1 --reader pread --depth 16 --io-threads 2 --prefetch router --cache 8M --cache-policy lru --prompt-tokens 8 -n 4 --pairs 6";
 
 #[test]
 fn what_is_found_is_kept_used_and_shown() {
@@ -42,21 +42,22 @@ fn what_is_found_is_kept_used_and_shown() {
     assert_eq!(again["experiments"], experiments);
     assert_eq!(std::fs::read_to_string(&results).expect("a journal"), journal);
     // Another budget, context or choice is another journal.
-    for (from, to) in [("--ram 90M", "--ram 120M"), ("--json", "--context 300"), ("--json", "--patience 3")] {
+    for (from, to) in [("--ram 200M", "--ram 250M"), ("--json", "--context 300"), ("--json", "--patience 3")]
+    {
         run(home.path(), &line.replace(from, to)).fails_with(&["other conditions", "--results"]);
     }
 
     let plan = |flags: &str| run(home.path(), &format!("plan demo --json {flags}"));
     let chunk: u64 = settings.trim_start_matches("prompt-chunk=").parse().expect("a number");
-    let used = plan("--ram 90M").json();
+    let used = plan("--ram 200M").json();
     assert_eq!((&used["tuned"]["settings"][0], &used["chunk"]), (&settings.into(), &chunk.into()));
-    assert!(plan("--ram 90M --no-tuned").json()["tuned"].is_null());
-    assert_eq!(plan("--ram 90M --prompt-chunk 40").json()["chunk"], 40, "a flag goes first");
-    let other = plan("--ram 400M");
+    assert!(plan("--ram 200M --no-tuned").json()["tuned"].is_null());
+    assert_eq!(plan("--ram 200M --prompt-chunk 40").json()["chunk"], 40, "a flag goes first");
+    let other = plan("--ram 800M");
     assert!(other.json()["tuned"].is_null());
     assert!(other.stderr.contains("are not used") && other.stderr.contains("budget"), "{other:#?}");
     assert!(
-        run(home.path(), "plan demo --ram 90M").success().contains("tuned                 prompt-chunk=")
+        run(home.path(), "plan demo --ram 200M").success().contains("tuned                 prompt-chunk=")
     );
 }
 
@@ -69,7 +70,7 @@ fn losses_are_measured_and_bounded() {
     let loss = |flags: &str| {
         run(home.path(), &format!("loss demo --text {} --text-tokens 128 {flags}", text(&words))).json()
     };
-    let none = loss("--ram 90M");
+    let none = loss("--ram 200M");
     assert_eq!((&none["mean"], &none["high"]), (&0.0.into(), &0.0.into()), "the same model");
     let few = loss("--experts 2");
     let number = |name: &str| few[name].as_f64().expect("a number");
@@ -79,7 +80,7 @@ fn losses_are_measured_and_bounded() {
     );
     assert!(loss("--experts 5")["mean"].as_f64().expect("a number") < number("mean"));
 
-    let aware = loss("--ram 90M --cache 4M --cache-aware 0.3");
+    let aware = loss("--ram 200M --cache 4M --cache-aware 0.3");
     let number = |name: &str| aware[name].as_f64().expect("a number");
     assert!(number("mean") > 0.0 && number("hit_rate") > number("reference_hit_rate"), "{aware}");
     assert!(
@@ -128,7 +129,7 @@ fn nothing_is_overwritten_or_lost() {
     let ran = run(home.path(), &line);
     assert!(ran.code == Some(1) && ran.stderr.contains("/nowhere/at/all.svg"), "{ran:#?}");
     assert!(ran.stdout.contains("best     prompt-chunk="), "{ran:#?}");
-    assert!(!run(home.path(), "plan demo --json --ram 90M").json()["tuned"].is_null());
+    assert!(!run(home.path(), "plan demo --json --ram 200M").json()["tuned"].is_null());
 }
 
 /// Whoever is told to end leaves no run behind that goes on.
